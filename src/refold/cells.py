@@ -1,0 +1,158 @@
+"""What a column refuses: the same on every store, found column by column at the speed of C."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any, Final
+from uuid import UUID
+
+from refold.errors import RowRefused
+from refold.view import Column, Kind, Row, ViewSchema
+
+__all__ = ["MAX_KEY_BYTES", "check", "refusals"]
+
+MAX_KEY_BYTES: Final = 2000
+"""Longest key or indexed text, in UTF-8 bytes: what a PostgreSQL B-tree takes for certain."""
+
+_CELL_TYPES: Final[Mapping[Kind, type]] = {
+    Kind.TEXT: str,
+    Kind.INTEGER: int,
+    Kind.FLOAT: float,
+    Kind.BOOLEAN: bool,
+    Kind.DECIMAL: Decimal,
+    Kind.TIMESTAMP: datetime,
+    Kind.DATE: date,
+    Kind.UUID: UUID,
+    Kind.BYTES: bytes,
+    Kind.JSON: str,
+}
+_MAY_BE_NONE: Final = frozenset({"created_at", "updated_at"})
+_JSON_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def refusals(schema: ViewSchema[Any], rows: Sequence[Row]) -> list[RowRefused]:
+    """The rows that no store may take, each as an error with its key; empty where all is well.
+
+    Args:
+        schema: what the rows are of.
+        rows: frozen rows.
+    """
+    if not rows or all(map(_is_plain, schema.columns, zip(*rows, strict=True))):
+        return []
+    found: list[RowRefused] = []
+    for row in rows:
+        try:
+            check(schema, row)
+        except RowRefused as error:
+            found.append(error)
+    return found
+
+
+def check(schema: ViewSchema[Any], row: Row) -> None:
+    """Makes sure that every store takes a frozen row, and gives it back as it was.
+
+    Raises:
+        RowRefused: a value that its column cannot hold, with column, value and reason.
+    """
+    for column, value in zip(schema.columns, row, strict=True):
+        reason = _reason(column, value)
+        if reason:
+            shown = repr(value)
+            shown = shown if len(shown) <= 60 else shown[:57] + "…"
+            key = row[0] if isinstance(row[0], str) else None
+            raise RowRefused(f"column {column.name!r} ({column.kind.value}) cannot hold {shown}: {reason}", key=key)
+
+
+# -- A column at a time: True where every cell is certain to be well, False where a closer look is due -----------------
+
+
+def _is_plain(column: Column, cells: Sequence[Any]) -> bool:
+    kinds = set(map(type, cells))
+    if type(None) in kinds:
+        if not (column.nullable or column.name in _MAY_BE_NONE):
+            return False
+        kinds.discard(type(None))
+        cells = [cell for cell in cells if cell is not None]
+    if not cells:
+        return True
+    return kinds == {_CELL_TYPES[column.kind]} and _PLAIN.get(column.kind, _always)(column, cells)
+
+
+def _always(column: Column, cells: Sequence[Any]) -> bool:
+    return True
+
+
+def _plain_text(column: Column, cells: Sequence[str]) -> bool:
+    joined = "".join(cells)
+    if not joined.isascii():
+        try:
+            joined.encode()
+        except UnicodeEncodeError:
+            return False
+    if "\0" in joined or (column.kind is Kind.JSON and "\\u0000" in joined):
+        return False
+    is_key = column.name == "id"
+    return not (is_key or column.indexed) or (
+        max(map(len, cells)) <= MAX_KEY_BYTES // 4 and not (is_key and min(map(len, cells)) == 0)
+    )
+
+
+_PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
+    Kind.TEXT: _plain_text,
+    Kind.JSON: _plain_text,
+    Kind.INTEGER: lambda _, cells: -(2**63) <= min(cells) and max(cells) < 2**63,
+    Kind.FLOAT: lambda _, cells: all(map(math.isfinite, cells)),
+    # A short text of digits is certain to fit; everything else (NaN, huge exponents) is looked at closely.
+    Kind.DECIMAL: lambda _, cells: all(map(Decimal.is_finite, cells)) and max(map(abs, map(Decimal.adjusted, cells))) < 1000,
+    Kind.TIMESTAMP: lambda _, cells: None not in set(map(attrgetter("tzinfo"), cells)),
+}
+
+
+# -- A cell at a time --------------------------------------------------------------------------------------------------
+
+
+def _reason(column: Column, value: Any) -> str | None:
+    if value is None:
+        return None if column.nullable or column.name in _MAY_BE_NONE else "it may not be None"
+    expected = _CELL_TYPES[column.kind]
+    if not isinstance(value, expected) or (type(value) is not expected and isinstance(value, (bool, datetime))):
+        return f"it is {type(value).__name__}, not {expected.__name__}"
+    if isinstance(value, str):
+        return _text_reason(column, value)
+    if column.kind is Kind.INTEGER and not -(2**63) <= value < 2**63:
+        return "it needs more than 64 bit"
+    if column.kind is Kind.FLOAT and not math.isfinite(value):
+        return "it is no finite number"
+    if column.kind is Kind.DECIMAL:
+        return _decimal_reason(value)
+    if column.kind is Kind.TIMESTAMP and value.tzinfo is None:
+        return "it has no time zone; use aware datetimes"
+    return None
+
+
+def _text_reason(column: Column, value: str) -> str | None:
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return "it has a lone surrogate, which is no Unicode text"
+    if "\0" in value or (column.kind is Kind.JSON and _JSON_NUL.search(value)):
+        return "it has a NUL character"
+    if column.name == "id" and not value:
+        return "a key may not be empty"
+    if (column.name == "id" or column.indexed) and size > MAX_KEY_BYTES:
+        return f"it is {size} bytes long, and a key or indexed value may have {MAX_KEY_BYTES}"
+    return None
+
+
+def _decimal_reason(value: Decimal) -> str | None:
+    if not value.is_finite():
+        return "it is no finite number"
+    _, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or exponent < -16383 or len(digits) + exponent > 131072:
+        return "it has more digits than NUMERIC holds"
+    return None

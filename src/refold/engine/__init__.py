@@ -1,0 +1,1 @@
+"""The engine: projectors, the fold, full projections. It knows no driver."""

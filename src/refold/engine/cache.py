@@ -1,0 +1,135 @@
+"""Views in memory: hot ones as objects, cool ones packed, least recently used first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from refold.view import Kind, Row, View, ViewSchema
+
+__all__ = ["Unpackable", "ViewCache"]
+
+V = TypeVar("V", bound=View)
+
+_CELLS: Final = {
+    Kind.TEXT: str,
+    Kind.INTEGER: int,
+    Kind.FLOAT: float,
+    Kind.BOOLEAN: bool,
+    Kind.DECIMAL: Decimal,
+    Kind.TIMESTAMP: datetime,
+    Kind.DATE: date,
+    Kind.UUID: UUID,
+    Kind.BYTES: bytes,
+    Kind.JSON: str,
+}
+_OVERHEAD: Final = 200
+"""Bytes that a packed view costs beside its content: key, dictionary slot, object headers."""
+
+
+class Unpackable(Exception):
+    """A view holds a value that no column can; it is left out of the cache."""
+
+
+class ViewCache(Generic[V]):
+    """The views of one projection that are in memory.
+
+    Two generations stand in for a list of last uses: a hit costs one dictionary look-up, and what was not used for a whole
+    generation is packed to a fifth of its size.
+
+    Attributes:
+        hot: views used lately, by key. The fold looks keys up here without a detour; the object never changes.
+        unpackable: keys whose views could not be packed since this was last emptied; they are in the cache no more.
+        packed_bytes: about how much memory the packed views take.
+    """
+
+    __slots__ = ("_cool", "_decode", "_encode", "_packed", "_schema", "capacity", "hot", "packed_bytes", "unpackable")
+
+    def __init__(self, schema: ViewSchema[V], capacity: int) -> None:
+        self.hot: dict[str, V] = {}
+        self.unpackable: set[str] = set()
+        self.packed_bytes = 0
+        self.capacity = capacity
+        self._cool: dict[str, V] = {}
+        self._packed: dict[str, bytes] = {}
+        self._schema = schema
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(tuple[tuple(_CELLS[c.kind] | None for c in schema.columns)]).decode  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.hot) + len(self._cool) + len(self._packed)
+
+    def get(self, key: str) -> V | None:
+        """A view, made hot; None where it is not here."""
+        view = self.hot.get(key)
+        return self.recall(key) if view is None else view
+
+    def recall(self, key: str) -> V | None:
+        """A view that is not hot, made hot; None where it is not here."""
+        view = self._cool.pop(key, None)
+        if view is None:
+            packed = self._packed.pop(key, None)
+            if packed is None:
+                return None
+            self.packed_bytes -= len(packed) + _OVERHEAD
+            view = self._schema.thaw(self._decode(packed))
+        self.put(key, view)
+        return view
+
+    def put(self, key: str, view: V) -> None:
+        """Takes a view in, as the one used last."""
+        self.hot[key] = view
+        if len(self.hot) >= self.capacity:
+            self._age()
+
+    def drop(self, key: str) -> None:
+        """Forgets a view."""
+        if self.hot.pop(key, None) is None and self._cool.pop(key, None) is None:
+            packed = self._packed.pop(key, None)
+            if packed is not None:
+                self.packed_bytes -= len(packed) + _OVERHEAD
+
+    def pack(self, view: V) -> bytes:
+        """A view as bytes, which later changes leave as they are.
+
+        Raises:
+            Unpackable: it holds a value that no column can.
+        """
+        try:
+            return self._encode(self._schema.freeze(view))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+            raise Unpackable(str(error)) from error
+
+    def unpack(self, packed: bytes) -> V:
+        """The view that `pack` took."""
+        return self._schema.thaw(self._decode(packed))
+
+    def drain_packed(self) -> Iterator[Row]:
+        """Every packed view as a row, leaving the cache as it goes."""
+        while self._packed:
+            _, packed = self._packed.popitem()
+            yield self._decode(packed)
+        self.packed_bytes = 0
+
+    def drain_views(self) -> Iterator[tuple[str, V]]:
+        """Every other view with its key, leaving the cache as it goes."""
+        for views in (self.hot, self._cool):
+            while views:
+                yield views.popitem()
+
+    def _age(self) -> None:
+        for key, view in self._cool.items():
+            try:
+                packed = self.pack(view)
+            except Unpackable:
+                self.unpackable.add(key)
+            else:
+                self._packed[key] = packed
+                self.packed_bytes += len(packed) + _OVERHEAD
+        self._cool = self.hot.copy()
+        self.hot.clear()

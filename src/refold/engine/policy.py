@@ -1,0 +1,41 @@
+"""What happens when an event or a row fails, and the record of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+__all__ = ["ErrorPolicy", "Fault"]
+
+
+class ErrorPolicy(enum.Enum):
+    """What a projection does about an event that fails."""
+
+    QUARANTINE = "quarantine"
+    """Record it, leave its view as it was before, and park every later event of that view. Where no view can be told (a
+    body that cannot be decoded, a ``key=`` that raises), the event is recorded and skipped."""
+    SKIP = "skip"
+    """Record it, leave its view as it was before, and go on with the view's next event."""
+    HALT = "halt"
+    """Stop; readers go on seeing what they saw."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fault:
+    """One event that one projection could not use.
+
+    Attributes:
+        projection: the projection's name.
+        position: the event's stream sequence; the last of the row's events where a database refused the row.
+        subject: the subject it was published to, where it is known.
+        key: the view's key; None where it is not known.
+        reason: what is wrong.
+        parked: True for an event that is well, but follows a failed one of its quarantined view.
+    """
+
+    projection: str
+    position: int
+    subject: str
+    key: str | None
+    reason: str
+    parked: bool = False

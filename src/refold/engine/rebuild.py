@@ -1,0 +1,428 @@
+"""Full projections, the fast way: one pass over the stream for all aggregates of all projections rebuilt together.
+
+What always holds: readers see the old views or all of the new ones; every event either is in the new views, or is a counted
+duplicate or ignored event, or is recorded as a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from itertools import islice
+from typing import Any
+
+from refold.cells import refusals
+from refold.engine.dispatch import Dispatcher
+from refold.engine.fold import Fold
+from refold.engine.policy import Fault
+from refold.engine.projector import Projector
+from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
+from refold.filters import EventFilter
+from refold.ports import Codec, EventSource, GenerationWriter, StreamState, ViewStore
+from refold.subjects import SubjectScheme
+from refold.view import Row
+
+__all__ = ["Progress", "ProgressHook", "Rebuild", "RebuildLimits", "RebuildResult"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildLimits:
+    """How much memory a rebuild may take; the stream's length does not matter.
+
+    Attributes:
+        hot_views: views kept unpacked; twice as many at the most, shared among the projections rebuilt together.
+        packed_bytes: about how many bytes of packed views are kept before they go to the database.
+        chunk_rows: rows written at once.
+    """
+
+    hot_views: int = 150_000
+    packed_bytes: int = 400 * 2**20
+    chunk_rows: int = 10_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rebuild is.
+
+    Attributes:
+        phase: ``reading``, ``repairing`` (folding views of failed events again), ``writing`` or ``publishing``.
+        projections: names of what is rebuilt.
+        events: messages read so far in this phase.
+        position: stream sequence reached.
+        head: sequence at which reading ends.
+        seconds: since the rebuild began.
+        events_per_s: rate of reading, so far.
+        eta_seconds: until reading ends, at that rate; None while it cannot be told.
+    """
+
+    phase: str
+    projections: tuple[str, ...]
+    events: int
+    position: int
+    head: int
+    seconds: float
+    events_per_s: float
+    eta_seconds: float | None
+
+
+ProgressHook = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildResult:
+    """What a rebuild of one projection came to.
+
+    Attributes:
+        projection: its name.
+        version: its version.
+        table: the physical table of the new generation.
+        position: the last stream sequence that the views include.
+        events: messages read; all projections rebuilt together share the reading.
+        views: rows in the new generation.
+        duplicates: events at or below the highest version handled for their aggregate.
+        ignored: events of handlers with ``create=False`` whose row did not exist.
+        failed: events that could not be used.
+        parked: events behind a failed one of a quarantined view.
+        faults: records of failed and parked events, the first thousand.
+        seconds: wall time.
+        published: whether readers see the new generation.
+    """
+
+    projection: str
+    version: int
+    table: str
+    position: int
+    events: int
+    views: int
+    duplicates: int
+    ignored: int
+    failed: int
+    parked: int
+    faults: tuple[Fault, ...]
+    seconds: float
+    published: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event is in the views."""
+        return not (self.failed or self.parked)
+
+
+@dataclasses.dataclass(slots=True)
+class _Build:
+    """One projection under way."""
+
+    projector: Projector[Any]
+    fold: Fold[Any]
+    writer: GenerationWriter
+    written: int = 0
+    refused: list[Fault] = dataclasses.field(default_factory=list)
+
+
+class Rebuild:
+    """Rebuilds projections of one stream.
+
+    Args:
+        source: reads the stream.
+        store: takes the views.
+        codec: how the stream's messages are written.
+        scheme: how its subjects are written.
+        app: the application's name, part of the checkpoint's key.
+        limits: how much memory to take.
+        hook: told how far it is, a few times a second.
+    """
+
+    def __init__(
+        self,
+        source: EventSource,
+        store: ViewStore,
+        codec: Codec,
+        scheme: SubjectScheme,
+        *,
+        app: str,
+        limits: RebuildLimits | None = None,
+        hook: ProgressHook | None = None,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._codec = codec
+        self._scheme = scheme
+        self._app = app
+        self._limits = limits or RebuildLimits()
+        self._hook = hook
+
+    async def run(
+        self,
+        projectors: Sequence[Projector[Any]],
+        *,
+        accept_incomplete: bool = False,
+        accept_truncated: bool = False,
+    ) -> list[RebuildResult]:
+        """Rebuilds projections, those with the same start in one pass, and puts each in place for its readers.
+
+        Args:
+            projectors: what to rebuild.
+            accept_incomplete: put views in place though events failed; otherwise readers go on seeing the old ones.
+            accept_truncated: rebuild though the stream no longer begins at its first event.
+
+        Returns:
+            One result a projector, in their order.
+
+        Raises:
+            RebuildHalted: an event failed whose projection's policy says halt.
+            RebuildError: the stream no longer begins at its first event.
+            StreamError, StoreError: stream or database; readers see what they saw.
+        """
+        state = await self._source.state()
+        by_start: dict[tuple[Any, Any], list[Projector[Any]]] = {}
+        for projector in projectors:
+            wanted = projector.spec.wanted
+            if not accept_truncated:
+                _check_beginning(projector, state)
+            by_start.setdefault((wanted.start_time, wanted.start_position), []).append(projector)
+        results: dict[str, RebuildResult] = {}
+        for group in by_start.values():
+            rebuilt = await _Pass(self, group, state).run(accept_incomplete=accept_incomplete)
+            results |= {result.projection: result for result in rebuilt}
+        return [results[projector.spec.name] for projector in projectors]
+
+
+class _Pass:
+    """One pass over the stream for projections with the same start."""
+
+    def __init__(self, rebuild: Rebuild, projectors: Sequence[Projector[Any]], state: StreamState) -> None:
+        self._source = rebuild._source
+        self._store = rebuild._store
+        self._codec = rebuild._codec
+        self._scheme = rebuild._scheme
+        self._app = rebuild._app
+        self._limits = rebuild._limits
+        self._hook = rebuild._hook
+        self._projectors = projectors
+        self._names = tuple(projector.spec.name for projector in projectors)
+        self._state = state
+        self._wanted = _union([projector.spec.wanted for projector in projectors])
+        self._began = time.perf_counter()
+        self._told = 0.0
+
+    async def run(self, *, accept_incomplete: bool) -> list[RebuildResult]:
+        share = max(1, len(self._projectors))
+        async with AsyncExitStack() as stack:
+            builds = []
+            for projector in self._projectors:
+                spec = projector.spec
+                writer = await self._store.begin_generation(
+                    spec.schema, app=self._app, name=spec.name, version=spec.version
+                )
+                await stack.enter_async_context(writer)
+                fold: Fold[Any] = Fold(projector, capacity=max(1, self._limits.hot_views // share))
+                builds.append(_Build(projector, fold, writer))
+            try:
+                events = await self._read(builds, "reading")
+                for build in builds:
+                    await self._write(build)
+                await self._repair(builds)
+            except HandlerError as error:
+                raise RebuildHalted(f"rebuild stopped, as the projection's policy says: {error}") from error
+            return [await self._publish(build, events, accept_incomplete) for build in builds]
+
+    # -- Reading -----------------------------------------------------------------------------------------------------
+
+    async def _read(self, builds: Sequence[_Build], phase: str) -> int:
+        """Folds the whole stream; how many messages there were."""
+        folds = [build.fold for build in builds]
+        dispatcher = Dispatcher(folds, self._codec, self._scheme)
+        head = self._state.last
+        events, began = 0, time.perf_counter()
+        most = self._limits.packed_bytes // max(1, len(builds))
+        async with aclosing(self._source.batches(self._wanted, until=head)) as batches:
+            async for batch in batches:
+                dispatcher.apply(batch)
+                for build in builds:
+                    if build.fold.deferred:
+                        await self._fold_deferred(build)
+                    if build.fold.cache.packed_bytes > most:
+                        await self._spill(build)
+                events += len(batch)
+                self._tell(phase, events, batch.last, began)
+        self._tell(phase, events, head, began, force=True)
+        return events
+
+    async def _fold_deferred(self, build: _Build) -> None:
+        fold = build.fold
+        keys = {waiting.key for waiting in fold.deferred} - fold.deleted
+        fold.admit(await build.writer.load(keys))
+
+    async def _spill(self, build: _Build) -> None:
+        """Makes room: packed views go to the database, and are read back when an event needs them."""
+        build.fold.spilled = True
+        await self._write_rows(build, build.fold.cache.drain_packed())
+
+    # -- Writing -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, build: _Build) -> None:
+        await self._write_rows(build, build.fold.drain_rows())
+        if build.fold.deleted:
+            await build.writer.upsert((), sorted(build.fold.deleted))
+            build.fold.deleted.clear()
+
+    async def _write_rows(self, build: _Build, rows: Iterable[Row]) -> None:
+        """Checks and writes rows a chunk at a time; one chunk is made while the one before is written."""
+        fold, writing = build.fold, None
+        try:
+            for chunk in _chunks(rows, self._limits.chunk_rows):
+                good = self._accepted(build, chunk)
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._send(build, good), name="refold-write")
+            if writing is not None:
+                await writing
+        except BaseException:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
+            raise
+        self._tell("writing", build.written, self._state.last, self._began, force=True)
+        del fold
+
+    def _accepted(self, build: _Build, rows: list[Row]) -> list[Row]:
+        """The rows that stores take; the keys of the others are to be folded again carefully."""
+        refused = {error.key for error in refusals(build.fold.spec.schema, rows)}
+        if not refused:
+            return rows
+        for key in refused:
+            build.fold.trouble(str(key))
+        return [row for row in rows if row[0] not in refused]
+
+    async def _send(self, build: _Build, rows: list[Row]) -> None:
+        fold = build.fold
+        known = fold.stored | fold.deleted
+        again = [row for row in rows if row[0] in known] if known else []
+        fresh = [row for row in rows if row[0] not in known] if known else rows
+        for part, write in ((fresh, build.writer.insert), (again, build.writer.upsert)):
+            while part:
+                try:
+                    await write(part)
+                except RowRefused as error:
+                    if error.key is None:
+                        raise
+                    part = self._without(build, part, error)
+                else:
+                    break
+        build.written += len(fresh)
+        fold.stored.difference_update(row[0] for row in again)
+        fold.deleted.difference_update(row[0] for row in again)
+
+    def _without(self, build: _Build, rows: list[Row], error: RowRefused) -> list[Row]:
+        """Records a row that only the database itself refuses, and leaves it out."""
+        position = next((row[4] for row in rows if row[0] == error.key), 0)
+        build.refused.append(Fault(build.fold.spec.name, position, "", error.key, str(error)))
+        build.fold.counts.failed += 1
+        return [row for row in rows if row[0] != error.key]
+
+    # -- Repair ------------------------------------------------------------------------------------------------------
+
+    async def _repair(self, builds: Sequence[_Build]) -> None:
+        """Reads the stream once more for the views in doubt, and folds those with a copy before every event."""
+        again = []
+        for build in builds:
+            if build.fold.troubled:
+                careful = Fold(build.projector, careful=True, only=frozenset(build.fold.troubled))
+                again.append(dataclasses.replace(build, fold=careful, written=0, refused=[]))
+        if not again:
+            return
+        await self._read(again, "repairing")
+        by_name = {build.fold.spec.name: build for build in builds}
+        for careful_build in again:
+            build = by_name[careful_build.fold.spec.name]
+            await self._write(careful_build)
+            fold, careful = build.fold, careful_build.fold
+            build.written += careful_build.written
+            build.refused += careful_build.refused
+            fold.counts.failed += careful.counts.failed
+            fold.counts.parked += careful.counts.parked
+            fold.faults += careful.faults
+            fold.seen |= careful.seen
+
+    # -- The end -----------------------------------------------------------------------------------------------------
+
+    async def _publish(self, build: _Build, events: int, accept_incomplete: bool) -> RebuildResult:
+        fold, counts = build.fold, build.fold.counts
+        published = accept_incomplete or not (counts.failed or counts.parked)
+        self._tell("publishing", events, self._state.last, self._began, force=True)
+        if published:
+            await build.writer.publish(
+                stream=self._state.name,
+                created=self._state.created,
+                position=self._state.last,
+                fingerprint=fold.spec.fingerprint,
+                seen=[(kind, key, version) for (kind, key), version in fold.seen.items()],
+            )
+        result = RebuildResult(
+            projection=fold.spec.name,
+            version=fold.spec.version,
+            table=build.writer.table,
+            position=self._state.last,
+            events=events,
+            views=build.written,
+            duplicates=counts.duplicates,
+            ignored=counts.ignored,
+            failed=counts.failed,
+            parked=counts.parked,
+            faults=tuple(sorted(fold.faults + build.refused, key=lambda fault: fault.position)),
+            seconds=time.perf_counter() - self._began,
+            published=published,
+        )
+        log.info(
+            "projection was rebuilt" if published else "projection was rebuilt incompletely and not published",
+            extra={"projection": result.projection, "position": result.position, "views": result.views},
+        )
+        return result
+
+    def _tell(self, phase: str, events: int, position: int, began: float, *, force: bool = False) -> None:
+        now = time.perf_counter()
+        if self._hook is None or not (force or now - self._told > 0.1):
+            return
+        self._told = now
+        rate = events / max(now - began, 1e-9)
+        head = self._state.last
+        done = position - (self._state.first - 1)
+        eta = (head - position) * (now - began) / done if done > 0 else None
+        self._hook(Progress(phase, self._names, events, position, head, now - self._began, rate, eta))
+
+
+def _check_beginning(projector: Projector[Any], state: StreamState) -> None:
+    wanted = projector.spec.wanted
+    if wanted.start_time is not None or state.first <= (wanted.start_position or 1):
+        return
+    raise RebuildError(
+        f"{projector.spec.name}: stream {state.name!r} begins at position {state.first}, so its first events are gone and "
+        "the views would lack them; restore the stream, set start_position= in the projector, or accept it "
+        "(--accept-truncated)"
+    )
+
+
+def _union(filters: Sequence[EventFilter]) -> EventFilter:
+    """What at least one of several filters with the same start wants."""
+
+    def joined(sets: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
+        known = list(sets)
+        return None if None in known else frozenset().union(*(one for one in known if one is not None))
+
+    return EventFilter(
+        aggregate_types=joined(wanted.aggregate_types for wanted in filters),
+        event_types=joined(wanted.event_types for wanted in filters),
+        start_time=filters[0].start_time,
+        start_position=filters[0].start_position,
+    )
+
+
+def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,212 @@
+"""Every error refold raises on purpose, in one tree.
+
+    RefoldError
+    ├── ConfigurationError          a setting, an argument or an ``--app`` path is wrong
+    ├── DefinitionError             a projector, view or event class is wrong
+    ├── EventError                  one event cannot be used
+    │   ├── UndecodableEvent
+    │   ├── IdentityMismatch
+    │   └── SubjectError
+    ├── ProjectionError             one event or row of one projection failed
+    │   ├── HandlerError
+    │   └── RowRefused
+    ├── StreamError                 NATS or JetStream
+    │   ├── NatsUnavailable
+    │   ├── JetStreamUnavailable
+    │   ├── NotPermitted
+    │   ├── StreamNotFound
+    │   ├── ContinuityError
+    │   └── PublishError
+    │       ├── VersionConflict
+    │       └── AtomicPublishUnsupported
+    ├── StoreError                  the database
+    │   ├── StoreUnavailable
+    │   └── SchemaMismatch
+    └── RebuildError
+        ├── RebuildHalted
+        └── RebuildIncomplete
+
+Messages say what happened, where (projection, key, position) and what to do next. Drivers' exceptions are translated where
+the driver is called, ``from`` their cause.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AtomicPublishUnsupported",
+    "ConfigurationError",
+    "ContinuityError",
+    "DefinitionError",
+    "EventError",
+    "HandlerError",
+    "IdentityMismatch",
+    "JetStreamUnavailable",
+    "NatsUnavailable",
+    "NotPermitted",
+    "ProjectionError",
+    "PublishError",
+    "RebuildError",
+    "RebuildHalted",
+    "RebuildIncomplete",
+    "RefoldError",
+    "RowRefused",
+    "SchemaMismatch",
+    "StoreError",
+    "StoreUnavailable",
+    "StreamError",
+    "StreamNotFound",
+    "SubjectError",
+    "UndecodableEvent",
+    "VersionConflict",
+]
+
+
+class RefoldError(Exception):
+    """Base of every error that refold raises on purpose."""
+
+
+class ConfigurationError(RefoldError):
+    """A setting, an argument or an application path is wrong."""
+
+
+class DefinitionError(RefoldError, TypeError):
+    """A projector, view or event class is wrong; raised when the class is made."""
+
+
+class EventError(RefoldError):
+    """One event cannot be used."""
+
+
+class UndecodableEvent(EventError):
+    """The body is no envelope, or its payload is not what the event type says."""
+
+
+class IdentityMismatch(EventError):
+    """Subject and envelope name different aggregates or event types."""
+
+
+class SubjectError(EventError, ValueError):
+    """An identity cannot be written as, or read from, a subject."""
+
+
+class ProjectionError(RefoldError):
+    """One event or row of one projection failed.
+
+    Args:
+        message: what happened and what to do.
+        projection: the projection's name.
+        key: the view's key, when it is known.
+        position: the stream sequence of the event, when it is known.
+    """
+
+    def __init__(
+        self, message: str, *, projection: str = "", key: str | None = None, position: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.projection = projection
+        self.key = key
+        self.position = position
+
+
+class HandlerError(ProjectionError):
+    """A projector's handler, ``key=`` or ``keys=`` raised."""
+
+
+class RowRefused(ProjectionError):
+    """A view holds a value that its column cannot."""
+
+
+class StreamError(RefoldError):
+    """NATS or JetStream could not do what was asked."""
+
+
+class NatsUnavailable(StreamError):
+    """No connection to NATS: check the URL, the server and the credentials."""
+
+
+class JetStreamUnavailable(StreamError):
+    """NATS answers, JetStream does not: start the server with JetStream on, or check the account."""
+
+
+class NotPermitted(StreamError):
+    """The NATS user may not do this: check its publish and subscribe permissions."""
+
+
+class StreamNotFound(StreamError):
+    """The stream does not exist.
+
+    Args:
+        stream: its name.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"stream {stream!r} does not exist; create it, publish to it, or check the name (--stream)")
+        self.stream = stream
+
+
+class ContinuityError(StreamError):
+    """A message is missing, repeated or out of order between the server and this reader."""
+
+
+class PublishError(StreamError):
+    """An event was not stored."""
+
+
+class VersionConflict(PublishError):
+    """The aggregate is not at the expected version: someone else published first.
+
+    Args:
+        aggregate_type: the aggregate's type.
+        aggregate_id: its id.
+        expected: the version that the caller expected.
+        actual: the version in the stream, or None where it is not known.
+    """
+
+    def __init__(self, aggregate_type: str, aggregate_id: str, expected: int, actual: int | None) -> None:
+        found = "another version" if actual is None else f"version {actual}"
+        super().__init__(
+            f"{aggregate_type} {aggregate_id!r} is at {found}, expected {expected}: read it again and decide anew"
+        )
+        self.aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+        self.expected = expected
+        self.actual = actual
+
+
+class AtomicPublishUnsupported(PublishError):
+    """Several events were to be stored all or none, and the server or stream cannot."""
+
+
+class StoreError(RefoldError):
+    """The database could not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """No connection to the database: check the URL, the server and the credentials."""
+
+
+class SchemaMismatch(StoreError):
+    """A view class and its table differ.
+
+    Args:
+        message: which column, and what to do.
+        table: the table's name.
+        column: the first column that differs.
+    """
+
+    def __init__(self, message: str, *, table: str, column: str) -> None:
+        super().__init__(message)
+        self.table = table
+        self.column = column
+
+
+class RebuildError(RefoldError):
+    """A rebuild did not end with new views; readers still see the old ones."""
+
+
+class RebuildHalted(RebuildError):
+    """The error policy says halt, and an event failed."""
+
+
+class RebuildIncomplete(RebuildError):
+    """Events were skipped or parked, so the new views were not put in place."""

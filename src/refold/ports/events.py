@@ -1,0 +1,199 @@
+"""The ports to streams: reading many events fast, reading some, indexing aggregates, publishing."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from refold.event import DomainEvent, NewEvent
+from refold.filters import EventFilter
+
+__all__ = [
+    "AggregateIndexer",
+    "EventReader",
+    "EventSource",
+    "PublishAck",
+    "RawBatch",
+    "StreamPublisher",
+    "StreamReader",
+    "StreamState",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Messages as read, in stream order, as parallel lists of equal length.
+
+    Attributes:
+        aggregate_types, aggregate_ids, event_types: the tokens of the subjects, encoded as they were published.
+        positions: stream sequences, rising.
+        bodies: message bodies, without headers.
+        headers: raw header blocks (their version line may be left out); None for a message without headers.
+        last: sequence up to which the stream has been read with this batch; at least the last of `positions`.
+    """
+
+    aggregate_types: list[str]
+    aggregate_ids: list[str]
+    event_types: list[str]
+    positions: list[int]
+    bodies: list[bytes]
+    headers: list[bytes | None]
+    last: int
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream at one moment.
+
+    Attributes:
+        name: its name.
+        created: when it was made, as the server writes it (RFC 3339); tells a stream from a later one of its name.
+        first: sequence of the first message; one above `last` in an empty stream.
+        last: sequence of the last message stored so far (the head); 0 in a stream that never had one.
+        messages: how many messages it holds.
+    """
+
+    name: str
+    created: str
+    first: int
+    last: int
+    messages: int
+
+
+class EventSource(ABC):
+    """Reads a stream in bulk, in order, without a gap."""
+
+    @abstractmethod
+    async def state(self) -> StreamState:
+        """The stream now.
+
+        Raises:
+            StreamNotFound: there is no such stream.
+            StreamError: NATS or JetStream could not be asked.
+        """
+
+    @abstractmethod
+    def batches(self, wanted: EventFilter, *, until: int) -> AsyncIterator[RawBatch]:
+        """Every message from the filter's start up to and including sequence `until`, in order, each exactly once.
+
+        Messages that the filter does not want may be among them (only its start is exact); those it wants are never
+        left out. Ends when nothing up to `until` is left. Reading goes on in the background only as far as a bounded
+        buffer; close the iterator (``aclosing``) to stop early.
+
+        Raises:
+            ContinuityError: a message is missing, repeated or out of order, and reading again did not mend it.
+            StreamError: the stream or the server went away and did not come back in time.
+        """
+
+
+class AggregateIndexer(ABC):
+    """Lists aggregates."""
+
+    @abstractmethod
+    def aggregate_ids(self, aggregate_type: str) -> AsyncIterator[str]:
+        """The ids of every aggregate of a type that has events, each once, in no promised order.
+
+        A stream that does not exist gives nothing, and a warning in the log.
+
+        Raises:
+            StreamError: NATS or JetStream could not be asked.
+        """
+
+
+class EventReader(ABC):
+    """Reads the events of an aggregate type across its aggregates."""
+
+    @abstractmethod
+    def events(self, wanted: EventFilter) -> AsyncIterator[DomainEvent[Any]]:
+        """Every wanted event stored when reading began, in position order.
+
+        A stream that does not exist gives nothing, and a warning in the log. A message that cannot be decoded is logged
+        as an error with its position, and passed over. Payloads are of the classes the reader was made with, else
+        plain JSON.
+
+        Raises:
+            StreamError: NATS or JetStream could not be asked.
+        """
+
+    @abstractmethod
+    async def latest(self, wanted: EventFilter, *, by_subject: bool = False) -> dict[tuple[str, str, str], DomainEvent[Any]]:
+        """The wanted event of the highest version for each aggregate type, aggregate id and event type.
+
+        Args:
+            wanted: which events.
+            by_subject: ask the server for the last message of each subject instead of scanning: much quicker, and the
+                same only where versions are known to rise with positions.
+        """
+
+
+class StreamReader(ABC):
+    """Reads the events of one aggregate."""
+
+    @abstractmethod
+    def read(
+        self, aggregate_type: str, aggregate_id: str, *, from_version: int = 1, from_position: int = 1
+    ) -> AsyncIterator[DomainEvent[Any]]:
+        """The aggregate's events in position order, from a version and a position on.
+
+        A stream that does not exist gives nothing, and a warning in the log.
+
+        Raises:
+            UndecodableEvent: a message is no event; its position is in the error.
+            StreamError: NATS or JetStream could not be asked.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PublishAck:
+    """What was stored.
+
+    Attributes:
+        stream: the stream's name.
+        position: sequence of the last event published.
+        version: version of that event in its aggregate.
+        event_ids: ids of the events, in order.
+        duplicate: True where the stream held them already.
+    """
+
+    stream: str
+    position: int
+    version: int
+    event_ids: tuple[str, ...]
+    duplicate: bool = False
+
+
+class StreamPublisher(ABC):
+    """Appends events to aggregates."""
+
+    @abstractmethod
+    async def publish(
+        self,
+        aggregate_type: str,
+        aggregate_id: str,
+        events: Sequence[Any | NewEvent],
+        *,
+        expected_version: int | None = None,
+        atomic: bool = True,
+    ) -> PublishAck:
+        """Appends events to one aggregate, with versions that follow its last event's.
+
+        Args:
+            aggregate_type: the aggregate's type.
+            aggregate_id: its id.
+            events: payloads of `event` classes, or `NewEvent`; at least one.
+            expected_version: the aggregate's version that the caller decided upon; 0 for a new one; None for whatever
+                it is.
+            atomic: several events are stored all or none. False stores them one after another.
+
+        Raises:
+            VersionConflict: the aggregate is not at `expected_version`.
+            AtomicPublishUnsupported: server or stream cannot store several as one.
+            SubjectError: type or id cannot be written as a subject.
+            PublishError: not stored, and why.
+        """

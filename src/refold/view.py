@@ -1,0 +1,238 @@
+"""Views: rows of a read model, as typed classes, and the table that each class describes."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import msgspec
+
+from refold.errors import DefinitionError
+
+__all__ = ["Column", "Index", "Kind", "Row", "View", "ViewSchema"]
+
+Row = tuple[Any, ...]
+"""A view as stored: one plain value a column, in the schema's order; nested values as JSON text."""
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Marks a view's field for an index: ``customer: Annotated[str, Index()] = ""``."""
+
+
+class View(msgspec.Struct, gc=False):
+    """Base of every view: a row of a read model. Every field needs a default, and becomes a column.
+
+    Views are left out of the cyclic garbage collector, which makes folding about twice as fast: do not build reference
+    cycles in them.
+
+    Attributes:
+        id: the view's key, the primary key of its table.
+        created_at: timestamp of the first event applied to it; None until then.
+        updated_at: timestamp of the last.
+        version: version of the last event applied, where the key is the aggregate; else the number of events applied.
+        position: stream sequence of the last event applied.
+    """
+
+    id: str = ""
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    version: int = 0
+    position: int = 0
+
+
+V = TypeVar("V", bound=View)
+
+
+class Kind(enum.Enum):
+    """What a column holds: the rows of the type table. Every store maps each to one column type of its own."""
+
+    TEXT = "text"
+    """str and enums of str; no NUL, no lone surrogate; compared by code point."""
+    INTEGER = "integer"
+    """int of up to 64 bit, signed; bool is not one."""
+    FLOAT = "float"
+    """float; NaN and the infinities are refused."""
+    BOOLEAN = "boolean"
+    DECIMAL = "decimal"
+    """Decimal, exact; NaN and the infinities are refused; compared by value."""
+    TIMESTAMP = "timestamp"
+    """Aware datetime, kept as UTC in microseconds; naive ones are refused."""
+    DATE = "date"
+    UUID = "uuid"
+    BYTES = "bytes"
+    JSON = "json"
+    """Anything else that msgspec encodes as JSON: structs, dataclasses, lists, dicts."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a view's table.
+
+    Attributes:
+        name: the field's and the column's name.
+        kind: what it holds.
+        type: the field's Python type, without ``| None``.
+        nullable: whether it may be None.
+        indexed: whether it has an index of its own.
+    """
+
+    name: str
+    kind: Kind
+    type: Any
+    nullable: bool = False
+    indexed: bool = False
+
+
+class ViewSchema(Generic[V]):
+    """What a view class says of its table, and the ways between views and rows.
+
+    Make one with `ViewSchema.of`, which keeps the schemas of classes seen lately.
+
+    Attributes:
+        view: the class.
+        columns: its columns; the five of `View` come first.
+        names: their names.
+    """
+
+    __slots__ = ("_decoders", "_encoders", "_get", "columns", "names", "view")
+
+    STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
+
+    def __init__(self, view: type[V]) -> None:
+        self.view = view
+        self.columns = _columns(view)
+        self.names = tuple(column.name for column in self.columns)
+        self._get: Callable[[V], Row] = attrgetter(*self.names)
+        coders = [(i, *_coder(column)) for i, column in enumerate(self.columns) if _is_coded(column)]
+        self._encoders = tuple((i, encode) for i, encode, _ in coders)
+        self._decoders = tuple((i, decode) for i, _, decode in coders)
+
+    @staticmethod
+    def of(view: type[V]) -> ViewSchema[V]:
+        """The schema of a view class.
+
+        Raises:
+            DefinitionError: a field has no default, or a name or type that no column can have.
+        """
+        return _schema(view)
+
+    def freeze(self, view: V) -> Row:
+        """The row of a view, which later changes of the view leave as it is. Values are not checked: see `refold.cells.refusals`.
+
+        Raises:
+            TypeError, ValueError, RecursionError: a nested value cannot be encoded as JSON.
+        """
+        row = self._get(view)
+        if self._encoders:
+            cells = list(row)
+            for i, encode in self._encoders:
+                if cells[i] is not None:
+                    cells[i] = encode(cells[i])
+            return tuple(cells)
+        return row
+
+    def thaw(self, row: Sequence[Any]) -> V:
+        """The view that a row came from, equal to it in every field."""
+        cells = list(row)
+        for i, decode in self._decoders:
+            if cells[i] is not None:
+                cells[i] = decode(cells[i])
+        return self.view(**dict(zip(self.names, cells, strict=True)))
+
+
+
+@lru_cache(maxsize=1024)
+def _schema(view: type[V]) -> ViewSchema[V]:
+    return ViewSchema(view)
+
+
+# -- From annotations to columns ------------------------------------------------------------------------------------
+
+_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_KINDS: Final[Mapping[type, Kind]] = {
+    str: Kind.TEXT,
+    int: Kind.INTEGER,
+    float: Kind.FLOAT,
+    bool: Kind.BOOLEAN,
+    Decimal: Kind.DECIMAL,
+    datetime: Kind.TIMESTAMP,
+    date: Kind.DATE,
+    UUID: Kind.UUID,
+    bytes: Kind.BYTES,
+}
+
+
+def _columns(view: type[View]) -> tuple[Column, ...]:
+    if not (isinstance(view, type) and issubclass(view, View)):
+        raise DefinitionError(f"{view!r} is no view: derive it from refold.View")
+    try:
+        hints = get_type_hints(view, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"view {view.__name__}: {error}; define or import the name at module level") from error
+    return tuple(_column(view, field, hints[field.name]) for field in msgspec.structs.fields(view))
+
+
+def _column(view: type[View], field: msgspec.structs.FieldInfo, hint: Any) -> Column:
+    where = f"view {view.__name__}, field {field.name!r}"
+    if field.required:
+        raise DefinitionError(f"{where} has no default; a new view starts from defaults, so give it one")
+    if not _NAME.fullmatch(field.name):
+        raise DefinitionError(f"{where} is no column name; use up to 63 of a-z, 0-9 and _, no digit first")
+    indexed = False
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        indexed = any(isinstance(mark, Index) or mark is Index for mark in marks)
+    nullable = False
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
+        nullable = len(rest) < len(get_args(hint))
+        hint = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007 (built from a list)
+    kind = _kind(hint)
+    if kind is None:
+        raise DefinitionError(
+            f"{where}: no column holds {hint!r}; use str, int, float, bool, Decimal, datetime, date, UUID, bytes, an enum "
+            "of str, or a struct, list or dict of these (JSON)"
+        )
+    if indexed and kind is Kind.JSON:
+        raise DefinitionError(f"{where} is JSON, which Index() does not index; take the value out into its own field")
+    return Column(field.name, kind, hint, nullable, indexed)
+
+
+def _kind(hint: Any) -> Kind | None:
+    if isinstance(hint, type) and hint in _KINDS:
+        return _KINDS[hint]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return Kind.TEXT if issubclass(hint, str) else None
+    if get_origin(hint) is Literal:
+        return Kind.TEXT if all(isinstance(arg, str) for arg in get_args(hint)) else None
+    try:
+        msgspec.json.Decoder(hint)
+    except (TypeError, RecursionError):
+        return None
+    return Kind.JSON
+
+
+# -- Between fields and cells ---------------------------------------------------------------------------------------
+
+# Decimals stay exact as text, so that a nested one comes back as it was.
+_JSON: Final = msgspec.json.Encoder(decimal_format="string", order="deterministic")
+
+
+def _is_coded(column: Column) -> bool:
+    return column.kind is Kind.JSON or (isinstance(column.type, type) and issubclass(column.type, enum.Enum))
+
+
+def _coder(column: Column) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Field to cell, and back."""
+    if column.kind is Kind.JSON:
+        return (lambda value: _JSON.encode(value).decode()), msgspec.json.Decoder(column.type).decode
+    return (lambda value: getattr(value, "value", value)), column.type

