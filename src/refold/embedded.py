@@ -228,6 +228,7 @@ class EmbeddedNats:
                     answered = (await reader.read(5)) == b"INFO "
                 finally:
                     writer.close()
+                    await writer.wait_closed()
         except OSError:  # TimeoutError is one
             return False
         if answered:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,31 +14,35 @@ from refold.event import DomainEvent
 from refold.ports import Codec, PayloadDecoder, RawBatch
 from refold.subjects import SubjectScheme
 
+try:
+    from refold import _speedups
+except ImportError:  # built without a C compiler
+    _speedups = None  # type: ignore[assignment]
+
 __all__ = ["Dispatcher"]
 
 _set: Final = msgspec.structs.force_setattr
 _MARKER: Final = b"Nats-Marker-Reason"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What happens to messages of one aggregate type and event type, for one payload class.
 
     Attributes:
-        aggregate_type, event_type: the decoded names.
         decode: of the payload class.
         step: folds the event, in every projection that wants it.
+        aggregate_type, event_type: the decoded names.
         folds: whom to tell when the message cannot be decoded.
     """
 
-    aggregate_type: str
-    event_type: str
     decode: PayloadDecoder
     step: Step
+    aggregate_type: str
+    event_type: str
     folds: tuple[Fold[Any], ...]
 
 
-_Table = Mapping[str, tuple[_Entry, ...]]
+_Table = dict[str, tuple[_Entry, ...]]
 
 
 class Dispatcher:
@@ -68,37 +72,43 @@ class Dispatcher:
         Raises:
             HandlerError: an event failed, and its projection's policy says halt.
         """
-        tables, nothing = self._tables, self._nothing
-        for kind, aggregate_id, name, position, body, headers in zip(
+        if _speedups is None:
+            for index in range(len(batch)):
+                self._fold(batch, index)
+            return
+        _speedups.dispatch(
             batch.aggregate_types,
             batch.aggregate_ids,
             batch.event_types,
             batch.positions,
             batch.bodies,
             batch.headers,
-            strict=True,
-        ):
-            entries = tables.get(kind, nothing).get(name)
-            if entries is None:
-                entries = self._met(kind, name)
-            if "%" in aggregate_id:
-                aggregate_id = self._decoded(aggregate_id)
-            for entry in entries:
-                try:
-                    event = entry.decode(body, headers)
-                except UndecodableEvent as error:
-                    self._undecodable(entry, kind, aggregate_id, position, headers, str(error))
-                    continue
-                if (
-                    event.aggregate_id != aggregate_id
-                    or event.type != entry.event_type
-                    or event.aggregate_type != entry.aggregate_type
-                ):
-                    self._mismatch(entry, kind, aggregate_id, position, event)
-                    continue
-                _set(event, "position", position)
-                _set(event, "raw_headers", headers)
-                entry.step(event)
+            self._tables,
+            partial(self._fold, batch),
+        )
+
+    def _fold(self, batch: RawBatch, index: int) -> None:
+        """Folds one message; the C part leaves those to it that are not as usual."""
+        kind, aggregate_id, name = batch.aggregate_types[index], batch.aggregate_ids[index], batch.event_types[index]
+        position, body, headers = batch.positions[index], batch.bodies[index], batch.headers[index]
+        entries = self._tables.get(kind, self._nothing).get(name)
+        if entries is None:
+            entries = self._met(kind, name)
+        if "%" in aggregate_id:
+            aggregate_id = self._decoded(aggregate_id)
+        for decode, step, aggregate_type, event_type, folds in entries:
+            try:
+                event = decode(body, headers)
+            except UndecodableEvent as error:
+                if headers is None or _MARKER not in headers:  # the server's note that messages were deleted
+                    _tell(folds, (kind, aggregate_id, name), position, str(error))
+                continue
+            if (event.aggregate_id, event.type, event.aggregate_type) != (aggregate_id, event_type, aggregate_type):
+                _tell(folds, (kind, aggregate_id, name), position, _mismatch(event))
+                continue
+            _set(event, "position", position)
+            _set(event, "raw_headers", headers)
+            step(event)
 
     # -- The less usual --------------------------------------------------------------------------------------------
 
@@ -107,22 +117,6 @@ class Dispatcher:
             return self._scheme.decode(token)
         except SubjectError:
             return token  # which no envelope can agree with: a mismatch
-
-    def _undecodable(
-        self, entry: _Entry, kind: str, aggregate_id: str, position: int, headers: bytes | None, reason: str
-    ) -> None:
-        if headers is not None and _MARKER in headers:
-            return  # the server's own note that messages were deleted: no event
-        self._tell(entry, f"{kind}.{aggregate_id}.{entry.event_type}", position, reason)
-
-    def _mismatch(self, entry: _Entry, kind: str, aggregate_id: str, position: int, event: DomainEvent[Any]) -> None:
-        said = f"{event.aggregate_type} {event.aggregate_id!r}, {event.type!r}"
-        subject = f"{kind}.{aggregate_id}.{entry.event_type}"
-        self._tell(entry, subject, position, f"the envelope says {said:.300}, and its subject says otherwise")
-
-    def _tell(self, entry: _Entry, subject: str, position: int, reason: str) -> None:
-        for fold in entry.folds:
-            fold.unreadable(position, subject, reason)
 
     # -- Tables ----------------------------------------------------------------------------------------------------
 
@@ -161,8 +155,18 @@ class Dispatcher:
         entries = []
         for takers in by_payload.values():
             decode = self._codec.decoder(takers[0].spec.routes[name].event_type)
-            entries.append(_Entry(aggregate_type, name, decode, _shared(name, takers), tuple(takers)))
+            entries.append(_Entry(decode, _shared(name, takers), aggregate_type, name, tuple(takers)))
         return tuple(entries)
+
+
+def _tell(folds: Sequence[Fold[Any]], tokens: tuple[str, str, str], position: int, reason: str) -> None:
+    for fold in folds:
+        fold.unreadable(position, ".".join(tokens), reason)
+
+
+def _mismatch(event: DomainEvent[Any]) -> str:
+    said = f"{event.aggregate_type} {event.aggregate_id!r}, {event.type!r}"
+    return f"the envelope says {said:.300}, and its subject says otherwise"
 
 
 def _shared(name: str, folds: Sequence[Fold[Any]]) -> Step:

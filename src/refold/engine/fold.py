@@ -75,6 +75,7 @@ class Fold(Generic[V]):
         careful: copy before each event, check after.
         only: fold these keys alone; None for all.
         raising: let a handler's exception through, as it is.
+        policy: what to do about events that fail, instead of what the projector says.
 
     Attributes:
         troubled: keys to be folded again carefully.
@@ -84,6 +85,9 @@ class Fold(Generic[V]):
         stored: keys of cached views that the database has a row of.
         deleted: keys whose rows are to be removed from the database.
         seen: highest version handled, by (aggregate type, aggregate id), where no row tells it.
+        spilled: whether the database has rows that are not in memory, so that a view not found here may be there. A
+            careful fold stays in memory.
+        careful: as given.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Fold(Generic[V]):
         careful: bool = False,
         only: Collection[str] | None = None,
         raising: bool = False,
+        policy: ErrorPolicy | None = None,
     ) -> None:
         self.spec: ProjectorSpec[V] = projector.spec
         self.cache: ViewCache[V] = ViewCache(self.spec.schema, capacity)
@@ -105,6 +110,8 @@ class Fold(Generic[V]):
         self.deleted: set[str] = set()
         self.seen: dict[tuple[str, str], int] = {}
         self.spilled = False
+        self.careful = careful
+        self.policy = policy or projector.spec.policy
         self._projector = projector
         self._only = only
         self._raising = raising
@@ -324,7 +331,7 @@ class Fold(Generic[V]):
         except Exception as error:  # noqa: BLE001
             self._restore(key, before)
             self._record(_fault(self.spec, key, event, _reason(route, error)), error)
-            if self.spec.policy is ErrorPolicy.QUARANTINE:
+            if self.policy is ErrorPolicy.QUARANTINE:
                 self._quarantined.add(key)
 
     def _restore(self, key: str, before: bytes | None) -> None:
@@ -337,7 +344,7 @@ class Fold(Generic[V]):
     def _failed(self, key: str, event: DomainEvent[Any], error: Exception) -> None:
         if self._raising:
             raise error
-        if self.spec.policy is ErrorPolicy.HALT:
+        if self.policy is ErrorPolicy.HALT:
             route = self.spec.routes[event.type]
             self._record(_fault(self.spec, key, event, _reason(route, error)), error)
         self.trouble(key)
@@ -360,7 +367,7 @@ class Fold(Generic[V]):
             self.counts.failed += 1
         if len(self.faults) < KEPT_FAULTS:
             self.faults.append(fault)
-        if self._raising or self.spec.policy is ErrorPolicy.HALT:
+        if self._raising or self.policy is ErrorPolicy.HALT:
             where = f"{fault.projection}: position {fault.position}" + (f", key {fault.key!r}" if fault.key else "")
             raise HandlerError(
                 f"{where}: {fault.reason}", projection=fault.projection, key=fault.key, position=fault.position

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from refold.cells import refusals
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
-from refold.engine.policy import Fault
+from refold.engine.policy import ErrorPolicy, Fault
 from refold.engine.projector import Projector
 from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
 from refold.filters import EventFilter
@@ -136,6 +136,7 @@ class Rebuild:
         app: the application's name, part of the checkpoint's key.
         limits: how much memory to take.
         hook: told how far it is, a few times a second.
+        policies: what to do about events that fail, by projection, instead of what its projector says.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Rebuild:
         app: str,
         limits: RebuildLimits | None = None,
         hook: ProgressHook | None = None,
+        policies: Mapping[str, ErrorPolicy] | None = None,
     ) -> None:
         self._source = source
         self._store = store
@@ -156,6 +158,7 @@ class Rebuild:
         self._app = app
         self._limits = limits or RebuildLimits()
         self._hook = hook
+        self._policies = policies or {}
 
     async def run(
         self,
@@ -204,6 +207,7 @@ class _Pass:
         self._app = rebuild._app
         self._limits = rebuild._limits
         self._hook = rebuild._hook
+        self._policies = rebuild._policies
         self._projectors = projectors
         self._names = tuple(projector.spec.name for projector in projectors)
         self._state = state
@@ -221,7 +225,11 @@ class _Pass:
                     spec.schema, app=self._app, name=spec.name, version=spec.version
                 )
                 await stack.enter_async_context(writer)
-                fold: Fold[Any] = Fold(projector, capacity=max(1, self._limits.hot_views // share))
+                fold: Fold[Any] = Fold(
+                    projector,
+                    capacity=max(1, self._limits.hot_views // share),
+                    policy=self._policies.get(spec.name),
+                )
                 builds.append(_Build(projector, fold, writer))
             try:
                 events = await self._read(builds, "reading")
@@ -247,7 +255,7 @@ class _Pass:
                 for build in builds:
                     if build.fold.deferred:
                         await self._fold_deferred(build)
-                    if build.fold.cache.packed_bytes > most:
+                    if build.fold.cache.packed_bytes > most and not build.fold.careful:
                         await self._spill(build)
                 events += len(batch)
                 self._tell(phase, events, batch.last, began)
@@ -274,7 +282,7 @@ class _Pass:
 
     async def _write_rows(self, build: _Build, rows: Iterable[Row]) -> None:
         """Checks and writes rows a chunk at a time; one chunk is made while the one before is written."""
-        fold, writing = build.fold, None
+        writing: asyncio.Task[None] | None = None
         try:
             for chunk in _chunks(rows, self._limits.chunk_rows):
                 good = self._accepted(build, chunk)
@@ -288,7 +296,6 @@ class _Pass:
                 await asyncio.gather(writing, return_exceptions=True)
             raise
         self._tell("writing", build.written, self._state.last, self._began, force=True)
-        del fold
 
     def _accepted(self, build: _Build, rows: list[Row]) -> list[Row]:
         """The rows that stores take; the keys of the others are to be folded again carefully."""
@@ -332,7 +339,9 @@ class _Pass:
         again = []
         for build in builds:
             if build.fold.troubled:
-                careful = Fold(build.projector, careful=True, only=frozenset(build.fold.troubled))
+                careful: Fold[Any] = Fold(
+                    build.projector, careful=True, only=frozenset(build.fold.troubled), policy=build.fold.policy
+                )
                 again.append(dataclasses.replace(build, fold=careful, written=0, refused=[]))
         if not again:
             return

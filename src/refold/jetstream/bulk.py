@@ -134,7 +134,7 @@ class _Consumer:
         self._messages = limits.messages
         # A message larger than a pull would never come.
         self._bytes = max(limits.pull_bytes, 2 * client.max_payload)
-        self._frames = Frames()
+        self._counted = 0
         self._arrived = asyncio.Event()
         self._error: Exception | None = None
         self._pulls: deque[int] = deque()
@@ -236,36 +236,34 @@ class _Consumer:
 
     async def _next(self) -> Frames | None:
         """Messages that came, else None after a heartbeat without one."""
-        while not self._frames.deliveries:
+        while True:
             if self._error is not None:
                 raise StreamError(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
+            if self._parser.frames.deliveries:
+                self._counted = 0
+                return self._parser.take()
+            if self._alive:
+                self._alive = False
+                return None
+            await self._pull()
             self._arrived.clear()
             try:
                 async with asyncio.timeout(3 * _HEARTBEAT):
                     await self._arrived.wait()
             except TimeoutError:
                 raise StreamError(f"the server sent nothing for {3 * _HEARTBEAT:.0f} s, not even a heartbeat") from None
-            if not self._frames.deliveries and self._alive:
-                self._alive = False
-                return None
-            await self._pull()
-        frames, self._frames = self._frames, Frames()
-        return frames
 
     # -- What the connection tells -----------------------------------------------------------------------------------
 
-    def _on_frames(self, frames: Frames) -> None:
-        count = len(frames.deliveries)
+    def _on_frames(self) -> None:
+        count = len(self._parser.frames.deliveries) - self._counted
+        self._counted += count
         while count and self._pulls:
             served = min(count, self._pulls[0])
             self._pulls[0] -= served
             count -= served
             if not self._pulls[0]:
                 self._pulls.popleft()
-        if self._frames.deliveries:
-            self._frames.extend(frames)
-        else:
-            self._frames = frames
         self._arrived.set()
 
     def _on_status(self, block: bytes) -> None:
@@ -294,9 +292,8 @@ class _Consumer:
         operation = "HMSG" if headers else "MSG"
         sizes = f"{len(headers)} {len(content)}" if headers else str(len(content))
         line = f"{operation} {message.subject} {message._sid} {message.reply} {sizes}\r\n".encode()  # noqa: SLF001
-        frames, _ = self._parser.parse(line + content + b"\r\n")
-        if frames is not None:
-            self._on_frames(frames)
+        self._parser.parse(line + content + b"\r\n")
+        self._on_frames()
 
 
 def _block(message: Msg) -> bytes | None:

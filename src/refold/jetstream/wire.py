@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from nats.aio.client import Client
 
-from refold.jetstream.frames import FrameParser, Frames
+from refold.jetstream.frames import FrameParser
 
 __all__ = ["BulkProtocol", "HookUnavailable", "install"]
 
@@ -27,8 +27,8 @@ class BulkProtocol(asyncio.Protocol):
 
     Args:
         inner: the client's own protocol, which gets everything else.
-        parser: for the subscription's frames.
-        on_frames: called with messages as they come.
+        parser: collects the subscription's frames.
+        on_frames: called after each read that brought messages.
         on_status: called with the header block of each message without a reply subject: JetStream's status messages.
         on_error: called once, with what makes further reading impossible.
     """
@@ -39,7 +39,7 @@ class BulkProtocol(asyncio.Protocol):
         parser: FrameParser,
         sid: int,
         *,
-        on_frames: Callable[[Frames], None],
+        on_frames: Callable[[], None],
         on_status: Callable[[bytes], None],
         on_error: Callable[[Exception], None],
     ) -> None:
@@ -90,16 +90,20 @@ class BulkProtocol(asyncio.Protocol):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._missing = 0
+        came = False
         while data:
-            frames, end = self._parser.parse(data)
-            if frames is not None:
-                self._on_frames(frames)
-            else:
-                end = self._other(data)
-                if end == 0:
-                    self._chunks.append(data)
-                    return
+            end = self._parser.parse(data)
+            came = came or end > 0
+            data = data[end:] if end else data
+            if not data:
+                break
+            end = self._other(data)
+            if end == 0:
+                self._chunks.append(data)
+                break
             data = data[end:]
+        if came:
+            self._on_frames()
 
     def _other(self, data: bytes) -> int:
         """Deals with the frame at the beginning, which is no complete message of the subscription; its length, or 0 while

@@ -1,0 +1,63 @@
+"""The command line: ``refold [--app module:attribute] COMMAND``.
+
+Exit codes: 0 done; 1 done, but events or lines could not be used, or a check failed; 2 a mistake or a server that is away,
+said in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from refold.cli.context import Context
+from refold.errors import RefoldError
+
+__all__ = ["main"]
+
+cli = typer.Typer(
+    name="refold",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Turn the events of NATS JetStream streams into read models, and rebuild them fast.",
+)
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure refold on this machine.")
+cli.add_typer(bench, name="bench")
+
+
+@cli.callback()
+def options(
+    context: typer.Context,
+    app: Annotated[
+        str | None, typer.Option(envvar="REFOLD_APP", metavar="MODULE:ATTRIBUTE", help="Where the App is, as shop.app:app.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """Options for every command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    context.obj = Context(app)
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    from refold.cli import commands
+
+    commands.add_to(cli, bench)
+    try:
+        cli(standalone_mode=True)
+    except RefoldError as error:
+        sys.stderr.write(f"refold: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("refold: interrupted; readers see what they saw before\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,125 @@
+"""The commands, as thin as can be: arguments in, a call, its result shown."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refold.cli.context import Context
+from refold.engine.policy import ErrorPolicy
+
+__all__ = ["add_to"]
+
+
+class Store(Enum):
+    """Databases that the benchmark knows."""
+
+    POSTGRESQL = "postgresql"
+    SQLITE = "sqlite"
+    MEMORY = "memory"
+
+
+class Skew(Enum):
+    """How a benchmark's events are spread over aggregates."""
+
+    UNIFORM = "uniform"
+    ZIPF = "zipf"
+
+
+def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
+    """Adds every command."""
+    cli.command("rebuild")(rebuild)
+    cli.command("import")(import_file)
+    cli.command("demo")(demo)
+    bench.command("rebuild")(bench_rebuild)
+
+
+def _exit(work: Coroutine[Any, Any, int]) -> None:
+    raise typer.Exit(asyncio.run(work))
+
+
+def rebuild(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Projections; all by default.")] = None,
+    on_error: Annotated[
+        ErrorPolicy | None, typer.Option(help="What to do about events that fail, instead of what each projector says.")
+    ] = None,
+    accept_incomplete: Annotated[
+        bool, typer.Option("--accept-incomplete", help="Show the new views to readers though events failed.")
+    ] = False,
+    accept_truncated: Annotated[
+        bool, typer.Option("--accept-truncated", help="Rebuild though the stream's first events are gone.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and no progress.")] = False,
+) -> None:
+    """Fold a stream's events again into new views, and show them to readers when all are there."""
+    from refold.cli.rebuild import run_rebuild
+
+    holder: Context = context.obj
+    _exit(
+        run_rebuild(
+            holder.load(),
+            names or [],
+            on_error=on_error,
+            accept_incomplete=accept_incomplete,
+            accept_truncated=accept_truncated,
+            as_json=as_json,
+        )
+    )
+
+
+def import_file(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Events, one envelope a line; - for standard input.")],
+    stream: Annotated[str, typer.Option(help="The stream; made if there is none.")],
+    codec: Annotated[str, typer.Option(help="How the lines are written: json, go or cloudevents.")] = "json",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Publish events from a file. Bad lines are told by number, and the good ones are published all the same."""
+    from refold.cli.importing import run_import
+
+    _exit(run_import(file, stream, codec, as_json=as_json))
+
+
+def demo(
+    git: Annotated[Path, typer.Option(help="A git repository.")] = Path(),
+    home: Annotated[Path, typer.Option(help="Folder for the demo's stream and database.")] = Path(".demo"),
+) -> None:
+    """Make read models of a git repository's history, and check them against git itself."""
+    from rich.console import Console
+
+    from refold.demo.run import run_demo
+
+    _exit(run_demo(git, home, Console()))
+
+
+def bench_rebuild(
+    events: Annotated[int, typer.Option(min=1)] = 1_000_000,
+    aggregates: Annotated[int, typer.Option(min=1)] = 100_000,
+    store: Annotated[Store, typer.Option()] = Store.POSTGRESQL,
+    skew: Annotated[Skew, typer.Option()] = Skew.UNIFORM,
+    seed: Annotated[int, typer.Option()] = 1,
+    peers: Annotated[bool, typer.Option("--peers", help="Measure other ways too, about 20 seconds each.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Say where the time goes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a rebuild against the raw limit of reading the same stream."""
+    from refold.bench.rebuild import run_bench
+
+    _exit(
+        run_bench(
+            events=events,
+            aggregates=aggregates,
+            store=store.value,
+            skew=skew.value,
+            seed=seed,
+            peers=peers,
+            trace=trace,
+            as_json=as_json,
+        )
+    )

@@ -1,0 +1,112 @@
+"""``refold rebuild``: progress while it runs, a table or JSON in the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from refold.app import App
+from refold.engine.policy import ErrorPolicy
+from refold.engine.rebuild import Progress, ProgressHook, RebuildResult
+from refold.errors import ConfigurationError
+
+__all__ = ["run_rebuild", "shown_progress"]
+
+_SHOWN_FAULTS = 10
+
+
+async def run_rebuild(
+    app: App,
+    names: Sequence[str],
+    *,
+    on_error: ErrorPolicy | None,
+    accept_incomplete: bool,
+    accept_truncated: bool,
+    as_json: bool,
+) -> int:
+    """Rebuilds and tells; the exit code: 0 complete, 1 not."""
+    for name in names:
+        app.projector(name)  # a wrong name is told before anything is connected
+    if not app.projections:
+        raise ConfigurationError(f"app {app.name!r} has no projections; register some: app.register(MyProjector)")
+    with shown_progress(hidden=as_json) as hook:
+        async with app:
+            results = await app.rebuild(
+                *names,
+                on_error=on_error,
+                accept_incomplete=accept_incomplete,
+                accept_truncated=accept_truncated,
+                progress=hook,
+            )
+    if as_json:
+        sys.stdout.write(json.dumps([_plain(result) for result in results], indent=2) + "\n")
+    else:
+        _print(results)
+    return 0 if all(result.complete for result in results) else 1
+
+
+@contextmanager
+def shown_progress(*, hidden: bool = False) -> Iterator[ProgressHook | None]:
+    """A hook that shows a rebuild's progress on stderr: events, rate, time left."""
+    if hidden:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[told]}"),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
+        tasks: dict[tuple[tuple[str, ...], str], Any] = {}
+
+        def hook(progress: Progress) -> None:
+            if progress.phase not in ("reading", "repairing"):
+                return
+            key = (progress.projections, progress.phase)
+            if key not in tasks:
+                tasks[key] = bars.add_task(f"{progress.phase} {', '.join(progress.projections)}", total=None, told="")
+            eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
+            told = f"{progress.events:,} events, {progress.events_per_s:,.0f}/s{eta}"
+            bars.update(tasks[key], completed=progress.position, total=max(progress.head, 1), told=told)
+
+        yield hook
+
+
+def _plain(result: RebuildResult) -> dict[str, Any]:
+    plain = {name: getattr(result, name) for name in RebuildResult.__slots__}
+    faults = [{name: getattr(fault, name) for name in type(fault).__slots__} for fault in result.faults]
+    return plain | {"faults": faults, "complete": result.complete}
+
+
+def _print(results: Sequence[RebuildResult]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds", "readers see")
+    for result in results:
+        seen = f"version {result.version}, position {result.position}" if result.published else "what they saw before"
+        numbers = (result.views, result.events, result.duplicates, result.ignored, result.failed, result.parked)
+        table.add_row(result.projection, *(f"{n:,}" for n in numbers), f"{result.seconds:.1f}", seen)
+    console = Console()
+    console.print(table)
+    for result in results:
+        for fault in result.faults[:_SHOWN_FAULTS]:
+            key = "" if fault.key is None else f", key {fault.key!r}"
+            console.print(f"{fault.projection}: position {fault.position}{key}: {fault.reason}", markup=False, soft_wrap=True)
+        more = result.failed + result.parked - _SHOWN_FAULTS
+        if more > 0:
+            console.print(f"{result.projection}: and {more:,} more (--json lists up to a thousand)", markup=False)
+        if not result.published:
+            console.print(
+                f"{result.projection}: incomplete, so readers go on seeing the old views; mend the projector or the events, "
+                "or accept it with --accept-incomplete",
+                markup=False,
+                soft_wrap=True,
+            )

@@ -1,0 +1,1 @@
+"""JetStream: reading in bulk and by page, listing aggregates, publishing."""

@@ -1,0 +1,220 @@
+"""Connections to NATS, with errors that say what to check."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from refold.errors import ConfigurationError, NatsUnavailable, NotPermitted, StreamError
+from refold.jetstream.settings import NatsSettings, is_loopback
+
+__all__ = ["NatsConnection", "NatsSettings", "connected"]
+
+log = logging.getLogger(__name__)
+
+_DENIED: Final = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"")
+_AUTHORIZATION: Final = ("authorization violation", "authorization failed", "user authentication")
+
+
+class NatsConnection(Client):
+    """A `nats-py` client that refuses to speak unencrypted where it must not, and remembers what was forbidden.
+
+    Args:
+        settings: how to reach the server.
+    """
+
+    def __init__(self, settings: NatsSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self._denials: deque[tuple[str, str]] = deque(maxlen=64)
+        self._denied: asyncio.Event = asyncio.Event()
+
+    def denied(self, subject: str) -> str | None:
+        """What the server forbade that a request to a subject needs; None where it forbade nothing.
+
+        Args:
+            subject: the subject that was published to.
+        """
+        inbox = f"{self.settings.inbox_prefix}.".lower()
+        for action, what in self._denials:  # the client gives the server's words in small letters
+            if action == "publish" and what == subject.lower():
+                return f"publish to {subject!r}"
+            if action == "subscription" and what.startswith(inbox):
+                return (
+                    f"subscribe to {self.settings.inbox_prefix}.> (set inbox_prefix to what the user may subscribe to)"
+                )
+        return None
+
+    async def until_denied(self, subject: str) -> str:
+        """Waits until the server forbids what a request to a subject needs, and says what."""
+        while (what := self.denied(subject)) is None:
+            self._denied.clear()
+            await self._denied.wait()
+        return what
+
+    def forget_denial(self, subject: str) -> None:
+        """Lets a request to a subject be tried again: permissions may have changed."""
+        self._denials = deque((d for d in self._denials if d != ("publish", subject.lower())), maxlen=64)
+
+    def note_error(self, error: BaseException) -> None:
+        """Takes note of an error that the server reported, if it is a denial."""
+        found = _DENIED.search(str(error))
+        if found:
+            self._denials.append((found[1], found[2]))
+            self._denied.set()
+
+    def _connect_command(self) -> bytes:
+        """The message that carries the credentials, after TLS if there is TLS: the last moment to refuse."""
+        server = self._current_server
+        host = server.uri.hostname if server is not None else None
+        scheme = server.uri.scheme if server is not None else ""
+        encrypted = bool(self._server_info.get("tls_required")) or scheme == "wss"
+        if not encrypted and self.settings.demands_tls:
+            raise nats.errors.SecureConnWantedError
+        exposed = self.settings.sends_secret and not self.settings.allow_plaintext
+        if not encrypted and exposed and not is_loopback(host or ""):
+            raise nats.errors.SecureConnRequiredError
+        return super()._connect_command()
+
+
+@asynccontextmanager
+async def connected(settings: NatsSettings, *, purpose: str = "") -> AsyncIterator[NatsConnection]:
+    """A connection to NATS, closed in the end. Once made, it is made again whenever it is lost, for ever.
+
+    Every address is tried once. Errors of the connection go to the log.
+
+    Args:
+        settings: how to reach the server.
+        purpose: what it is for; added to its name in the server's lists.
+
+    Raises:
+        NatsUnavailable: no server answers, or it speaks no TLS where TLS is demanded.
+        NotPermitted: the server refuses the credentials.
+        ConfigurationError: a credentials or TLS file cannot be used.
+    """
+    client = NatsConnection(settings)
+    try:
+        await _connect(client, settings, f"{settings.name} {purpose}".strip())
+        yield client
+    finally:
+        await _close(client)
+
+
+async def _connect(client: NatsConnection, settings: NatsSettings, name: str) -> None:
+    events = _Callbacks(client, settings)
+    try:
+        # Past every address once the callback raises; the limit is for a server that accepts and then says nothing.
+        async with asyncio.timeout((settings.connect_timeout + 3) * len(settings.urls) + 5):
+            await client.connect(
+                servers=settings.urls,
+                name=name,
+                error_cb=events.error,
+                disconnected_cb=events.disconnected,
+                reconnected_cb=events.reconnected,
+                closed_cb=events.closed,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                # It takes any number, and hands it to asyncio.
+                connect_timeout=settings.connect_timeout,  # type: ignore[arg-type]
+                tls=settings.ssl_context(),
+                tls_hostname=settings.tls_hostname,
+                user=settings.user,
+                password=settings.password,
+                token=settings.token,
+                nkeys_seed_str=_seed(settings),
+                user_credentials=str(settings.credentials_file) if settings.credentials_file else None,
+                inbox_prefix=settings.inbox_prefix,
+            )
+    except (StreamError, ConfigurationError):
+        raise
+    except (OSError, nats.errors.Error) as error:  # TimeoutError is an OSError
+        raise _translated(error, settings) from error
+    except Exception as error:  # noqa: BLE001 - see below
+        # What nkeys and the JWT reader raise about a bad seed has no base class of its own, and may quote the seed.
+        raise ConfigurationError(
+            f"the NATS credentials cannot be used ({type(error).__name__}): check the nkey seed or credentials file"
+        ) from None
+    events.started = True
+
+
+class _Callbacks:
+    """What the client tells about itself, as log lines. Until it is connected, the last error ends the attempt."""
+
+    def __init__(self, client: NatsConnection, settings: NatsSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._left = len(settings.urls)
+        self.started = False
+
+    async def error(self, error: Exception) -> None:
+        if self.started:
+            self._client.note_error(error)
+            log.warning("nats reported an error", extra={"reason": str(error) or type(error).__name__})
+            return
+        self._left -= 1
+        translated = _translated(error, self._settings)
+        if self._left <= 0 or isinstance(translated, NotPermitted):
+            raise translated from error
+        log.info("a nats address was not reachable; trying the next", extra={"reason": str(error)})
+
+    async def disconnected(self) -> None:
+        if self.started and not self._client.is_closed:
+            log.warning("nats connection lost; connecting again", extra={"url": self._settings.url})
+
+    async def reconnected(self) -> None:
+        log.info("nats connection made again", extra={"url": self._settings.url})
+
+    async def closed(self) -> None:
+        log.debug("nats connection closed", extra={"url": self._settings.url})
+
+
+def _seed(settings: NatsSettings) -> str | None:
+    if settings.nkey_seed_file is None:
+        return settings.nkey_seed
+    try:
+        return Path(settings.nkey_seed_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"nkey seed file {str(settings.nkey_seed_file)!r} cannot be read: {error}") from error
+
+
+def _translated(error: BaseException, settings: NatsSettings) -> StreamError:
+    text = str(error) or type(error).__name__
+    if any(words in text.lower() for words in _AUTHORIZATION):
+        return NotPermitted(
+            f"NATS at {settings.url} refuses these credentials: check user, password, token, nkey or credentials file"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return NatsUnavailable(
+            f"the TLS certificate of {settings.url} is not trusted: {text}; check tls_ca and tls_hostname"
+        )
+    if isinstance(error, ssl.SSLError):
+        return NatsUnavailable(f"no TLS connection to {settings.url}: {text}; check tls_cert and tls_key")
+    if isinstance(error, nats.errors.SecureConnWantedError):
+        return NatsUnavailable(
+            f"NATS at {settings.url} offers no TLS, and TLS is demanded: check the server or the URL"
+        )
+    if isinstance(error, nats.errors.SecureConnRequiredError):
+        return NatsUnavailable(
+            f"NATS at {settings.url} led to another host without TLS, where no password or token is sent: use tls://"
+        )
+    return NatsUnavailable(f"no connection to NATS at {settings.url}: {text}; check the URL and that the server runs")
+
+
+async def _close(client: Client) -> None:
+    """Sends what is on its way, then closes; never raises about a connection that is gone."""
+    with suppress(OSError, nats.errors.Error):
+        if client.is_connected:
+            async with asyncio.timeout(2):
+                await client.flush()
+    with suppress(OSError, nats.errors.Error):
+        await client.close()

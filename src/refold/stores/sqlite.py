@@ -1,0 +1,171 @@
+"""The store in an SQLite file."""
+
+from __future__ import annotations
+
+import contextlib
+import decimal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from typing_extensions import Self
+
+from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
+from refold.ports.views import GenerationWriter
+from refold.stores.catalog import compare_columns
+from refold.stores.names import generation_table
+from refold.stores.sql import Columns, SqlStore
+from refold.stores.sqlitewriter import SqliteGenerationWriter
+from refold.stores.tables import DECIMAL_COLLATION, SQLITE, Dialect
+from refold.stores.threads import Worker
+from refold.view import ViewSchema
+
+__all__ = ["SqliteStore"]
+
+_BUSY_SECONDS: Final = 30.0
+_COLUMNS: Final = sa.text("SELECT name, type FROM pragma_table_info(:name)")
+_ACTIVE: Final = sa.text(
+    "SELECT table_name, columns FROM refold_checkpoints WHERE projection = :name AND state = 'active'"
+)
+_REASONS: Final = {
+    "SQLITE_BUSY": "another process writes for too long",
+    "SQLITE_LOCKED": "another connection holds a lock",
+    "SQLITE_READONLY": "the file or its folder cannot be written",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_NOTADB": "the file is no SQLite database",
+    "SQLITE_CORRUPT": "the file is damaged",
+    "SQLITE_IOERR": "the file cannot be read or written",
+    "SQLITE_CANTOPEN": "the file cannot be opened",
+}
+
+
+class SqliteStore(SqlStore):
+    """Views in an SQLite file (in WAL mode): one thread writes, others read what was committed.
+
+    Beside the file, a generation that is being written has a ``.lock`` file, whose lock is its sign of life.
+
+    Args:
+        path: the file; made where it is not there.
+        busy_seconds: how long to wait for another process that writes.
+    """
+
+    # STRICT tables came with 3.37; before it, the checks of frozen rows alone keep types right.
+    dialect = SQLITE if sqlite3.sqlite_version_info >= (3, 37) else Dialect(SQLITE.types)
+    is_sqlite = True
+
+    def __init__(self, path: str | Path, *, busy_seconds: float = _BUSY_SECONDS) -> None:
+        self.path = Path(path).resolve()
+        self._busy_seconds = busy_seconds
+        self._writing: sqlite3.Connection | None = None
+        self._engine = sa.create_engine(
+            "sqlite+pysqlite://", creator=self._connect, poolclass=sa.QueuePool, pool_size=3, max_overflow=0
+        )
+        sa.event.listen(self._engine, "begin", _begin)
+        self._readers = Worker("refold-sqlite-read", 2)
+        self._writers = Worker("refold-sqlite-write", interrupt=self._interrupt)
+
+    @property
+    def location(self) -> str:
+        return f"sqlite {self.path}"
+
+    async def __aenter__(self) -> Self:
+        def prepare(connection: sa.Connection) -> None:
+            for table in self.dialect.catalog():
+                table.create(connection, checkfirst=True)
+
+        try:
+            await self.write(prepare)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._readers.close()
+        await self._writers.close()
+        self._engine.dispose()
+
+    async def begin_generation(
+        self, schema: ViewSchema[Any], *, app: str, name: str, version: int
+    ) -> GenerationWriter:
+        generation_table(name, version, 1)  # refused before anything is asked of the database
+        return await SqliteGenerationWriter.begin(self, schema, app=app, name=name, version=version)
+
+    @contextlib.contextmanager
+    def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
+        with self._engine.connect().execution_options(refold_writes=write) as connection:
+            driver = connection.connection.driver_connection
+            try:
+                if write:
+                    self._writing = driver
+                with connection.begin():
+                    yield connection
+            finally:
+                if write:
+                    self._writing = None
+
+    def compare(self, connection: sa.Connection, table: sa.Table, schema: ViewSchema[Any]) -> None:
+        # SQLite has one type for text, decimals, times and JSON; of a projection the catalog knows better.
+        for name, columns in connection.execute(_ACTIVE, {"name": table.name}):
+            compare_columns(columns, schema, name)
+        super().compare(connection, table, schema)
+
+    def translated(self, error: Exception) -> RefoldError | None:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(cause, (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)):
+            return RowRefused(str(cause))
+        if isinstance(cause, sqlite3.Error):
+            name = getattr(cause, "sqlite_errorname", None) or ""
+            if name == "SQLITE_TOOBIG":
+                return RowRefused("a value is larger than SQLite takes")
+            reason = next((text for code, text in _REASONS.items() if name.startswith(code)), str(cause))
+            kind = StoreUnavailable if name.startswith("SQLITE_CANTOPEN") else StoreError
+            return kind(f"{self.location}: {reason}")
+        return StoreError(f"{self.location}: {error}") if isinstance(error, sa.exc.SQLAlchemyError) else None
+
+    def columns_of(self, connection: sa.Connection, name: str) -> Columns:
+        return {column: kind for column, kind in connection.execute(_COLUMNS, {"name": name})}
+
+    def expected_columns(self, table: sa.Table) -> Columns:
+        dialect = sqlite.dialect()
+        return {column.name: column.type.compile(dialect) for column in table.columns}
+
+    def _connect(self) -> sqlite3.Connection:
+        # Transactions are begun by hand: the driver opens none for DDL, and none of the kind that a writer needs.
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA cache_size = -65536")
+            connection.create_collation(DECIMAL_COLLATION, _compare_decimals)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _interrupt(self) -> None:
+        writing = self._writing
+        if writing is not None:
+            writing.interrupt()
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("refold_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _compare_decimals(left: str, right: str) -> int:
+    """By value; what is no decimal comes last, by its text, since a collation may not raise."""
+    try:
+        a, b = decimal.Decimal(left), decimal.Decimal(right)
+    except decimal.InvalidOperation:
+        return (left > right) - (left < right)
+    return (a > b) - (a < b)

@@ -1,0 +1,177 @@
+"""What the JetStream tests share: event types, a stream with its adapters, and a proxy that loses things."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timezone
+from time import monotonic
+from typing import Any, TypeVar
+
+import msgspec
+from nats.aio.client import Client
+
+from refold.codecs import JsonCodec
+from refold.event import DomainEvent, event, event_type_of
+from refold.jetstream.api import JetStreamApi, StreamInfo
+from refold.jetstream.bulk_publisher import BulkPublisher
+from refold.jetstream.indexer import JetStreamIndexer
+from refold.jetstream.publisher import JetStreamPublisher
+from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
+from refold.subjects import SubjectScheme
+
+T = TypeVar("T")
+
+
+@event("placed")
+class Placed(msgspec.Struct):
+    customer: str = "ann"
+
+
+@event("shipped")
+class Shipped(msgspec.Struct):
+    carrier: str = "mail"
+
+
+EVENT_TYPES = {kind.name: kind for kind in map(event_type_of, (Placed, Shipped))}
+CODEC = JsonCodec()
+
+
+class Stream:
+    """A stream and the adapters over it."""
+
+    def __init__(self, client: Client, name: str, prefix: str = "") -> None:
+        self.client = client
+        self.name = name
+        self.scheme = SubjectScheme(prefix=prefix)
+        self.api = JetStreamApi(client)
+
+    def publisher(self, **options: Any) -> JetStreamPublisher:
+        return JetStreamPublisher(self.client, self.name, CODEC, self.scheme, **options)
+
+    def bulk(self, **options: Any) -> BulkPublisher:
+        return BulkPublisher(self.client, self.name, CODEC, self.scheme, **options)
+
+    def events(self, **options: Any) -> JetStreamEventReader:
+        return JetStreamEventReader(self.client, self.name, CODEC, self.scheme, EVENT_TYPES, **options)
+
+    def aggregates(self, **options: Any) -> JetStreamStreamReader:
+        return JetStreamStreamReader(self.client, self.name, CODEC, self.scheme, EVENT_TYPES, **options)
+
+    def indexer(self) -> JetStreamIndexer:
+        return JetStreamIndexer(self.client, self.name, self.scheme)
+
+    async def info(self) -> StreamInfo:
+        return await self.api.stream_info(self.name)
+
+    async def read(self, aggregate_type: str, aggregate_id: str, **options: Any) -> list[DomainEvent[Any]]:
+        return await collect(self.aggregates().read(aggregate_type, aggregate_id, **options))
+
+    async def command(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A JetStream API request that refold itself never makes."""
+        answer = await self.client.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=5)
+        told: dict[str, Any] = json.loads(answer.data)
+        assert "error" not in told, told
+        return told
+
+
+def numbered(aggregate_id: str, version: int, *, kind: str = "order", payload: Any = None) -> DomainEvent[Any]:
+    """A complete event of an aggregate; its id tells aggregate and version."""
+    payload = Placed() if payload is None else payload
+    return DomainEvent(
+        id=f"{kind}-{aggregate_id}-{version}",
+        aggregate_id=aggregate_id,
+        type=event_type_of(type(payload)).name,
+        aggregate_type=kind,
+        timestamp=datetime(2024, 1, 1, tzinfo=timezone.utc),
+        version=version,
+        payload=payload,
+    )
+
+
+async def collect(items: AsyncIterable[T]) -> list[T]:
+    return [item async for item in items]
+
+
+async def eventually(condition: Callable[[], bool], deadline: float = 10.0) -> None:
+    """Waits until a condition holds."""
+    end = monotonic() + deadline
+    while not condition():
+        assert monotonic() < end, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+Filter = Callable[[bytes], bytes]
+
+
+class Proxy:
+    """Stands between client and server. `to_server` and `to_client` change what goes through, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.seen_by_server = b""
+        self.to_server: Filter = bytes
+        self.to_client: Filter = bytes
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        """Ends every connection through it."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    @asynccontextmanager
+    async def before(self, port: int) -> AsyncIterator[Proxy]:
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                writer.close()
+                return
+            self._writers |= {writer, upstream_writer}
+            for source, target, to_server in ((reader, upstream_writer, True), (upstream_reader, writer, False)):
+                task = asyncio.create_task(self._pump(source, target, to_server=to_server))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await server.wait_closed()
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, to_server: bool) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                data = self.to_server(data) if to_server else self.to_client(data)
+                if to_server:
+                    self.seen_by_server += data
+                target.write(data)
+                await target.drain()
+        self._writers.discard(target)
+        target.close()
+
+
+def losing(pattern: bytes, times: int = 1) -> Filter:
+    """Loses so many chunks that have a pattern in them."""
+    left = times
+
+    def pass_on(data: bytes) -> bytes:
+        nonlocal left
+        if left and pattern in data:
+            left -= 1
+            return b""
+        return data
+
+    return pass_on
