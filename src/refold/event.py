@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -42,9 +42,9 @@ class DomainEvent(msgspec.Struct, Generic[P_co], frozen=True, gc=False, kw_only=
     type: str
     aggregate_type: str
     timestamp: datetime
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=1)]
     payload: P_co
-    payload_version: int = 1
+    payload_version: Annotated[int, msgspec.Meta(ge=1)] = 1
     position: int = 0
     raw_headers: bytes | None = None
 
