@@ -1,0 +1,76 @@
+"""refold turns the events of NATS JetStream streams into read models, keeps them right, and rebuilds them fast."""
+
+from __future__ import annotations
+
+from refold.app import App
+from refold.clock import Clock, SystemClock
+from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
+from refold.config import Settings
+from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
+from refold.engine.policy import ErrorPolicy, Fault
+from refold.engine.projector import AggregateProjector, Projector, on
+from refold.engine.rebuild import Progress, ProgressHook, RebuildLimits, RebuildResult
+from refold.engine.spec import DELETE
+from refold.event import DomainEvent, EventType, NewEvent, event
+from refold.filters import EventFilter
+from refold.ports import (
+    AggregateIndexer,
+    Codec,
+    Condition,
+    EventReader,
+    EventSource,
+    GenerationWriter,
+    Order,
+    Page,
+    PublishAck,
+    StreamPublisher,
+    StreamReader,
+    ViewRepository,
+    ViewStore,
+)
+from refold.subjects import SubjectScheme
+from refold.view import Index, View
+
+__all__ = [
+    "DELETE",
+    "AggregateIndexer",
+    "AggregateProjector",
+    "App",
+    "Clock",
+    "CloudEventsCodec",
+    "Codec",
+    "Condition",
+    "DomainEvent",
+    "ErrorPolicy",
+    "EventFilter",
+    "EventReader",
+    "EventSource",
+    "EventType",
+    "Fault",
+    "FullProjection",
+    "FullProjectionResult",
+    "FullProjectionTask",
+    "GenerationWriter",
+    "GoCodec",
+    "Index",
+    "JsonCodec",
+    "NewEvent",
+    "Order",
+    "Page",
+    "Progress",
+    "ProgressHook",
+    "Projector",
+    "PublishAck",
+    "RebuildLimits",
+    "RebuildResult",
+    "Settings",
+    "StreamPublisher",
+    "StreamReader",
+    "SubjectScheme",
+    "SystemClock",
+    "View",
+    "ViewRepository",
+    "ViewStore",
+    "event",
+    "on",
+]

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import stamina
 from nats.aio.client import Client
-from typing_extensions import Self
 
 from refold.clock import Clock, SystemClock
 from refold.codecs import codec_named

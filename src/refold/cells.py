@@ -105,10 +105,12 @@ def _plain_text(column: Column, cells: Sequence[str]) -> bool:
 _PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
     Kind.TEXT: _plain_text,
     Kind.JSON: _plain_text,
-    Kind.INTEGER: lambda _, cells: -(2**63) <= min(cells) and max(cells) < 2**63,
+    Kind.INTEGER: lambda _, cells: min(cells) >= -(2**63) and max(cells) < 2**63,
     Kind.FLOAT: lambda _, cells: all(map(math.isfinite, cells)),
     # A short text of digits is certain to fit; everything else (NaN, huge exponents) is looked at closely.
-    Kind.DECIMAL: lambda _, cells: all(map(Decimal.is_finite, cells)) and max(map(abs, map(Decimal.adjusted, cells))) < 1000,
+    Kind.DECIMAL: lambda _, cells: (
+        all(map(Decimal.is_finite, cells)) and max(map(abs, map(Decimal.adjusted, cells))) < 1000
+    ),
     Kind.TIMESTAMP: lambda _, cells: None not in set(map(attrgetter("tzinfo"), cells)),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock"]
@@ -21,4 +21,4 @@ class SystemClock:
 
     def now(self) -> datetime:
         """The time now: aware, UTC."""
-        return datetime.now(timezone.utc)
+        return datetime.now(UTC)

@@ -92,7 +92,9 @@ def load_settings(**given: Any) -> Settings:
     """
     unknown = sorted(set(given) - set(Settings.model_fields))
     if unknown:
-        raise ConfigurationError(f"settings {', '.join(unknown)} are not known; there are {', '.join(Settings.model_fields)}")
+        raise ConfigurationError(
+            f"settings {', '.join(unknown)} are not known; there are {', '.join(Settings.model_fields)}"
+        )
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

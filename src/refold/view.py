@@ -149,7 +149,6 @@ class ViewSchema(Generic[V]):
         return self.view(**dict(zip(self.names, cells, strict=True)))
 
 
-
 @lru_cache(maxsize=1024)
 def _schema(view: type[V]) -> ViewSchema[V]:
     return ViewSchema(view)

@@ -134,7 +134,7 @@ async def test_raw_limit_ends_when_the_server_does(monkeypatch):
             return name
 
         monkeypatch.setattr(reader, "_consumer", make_and_kill)
-        with pytest.raises((StreamError, NatsUnavailable), match="BENCH|127"):
+        with pytest.raises((StreamError, NatsUnavailable), match=r"BENCH|127"):
             reader.events_per_s()
 
 

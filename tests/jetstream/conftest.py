@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-
 from jetstream_support import Stream
+
 from refold.embedded import EmbeddedNats
 from refold.jetstream.api import JetStreamApi
 from refold.jetstream.connection import NatsConnection, NatsSettings, connected

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -85,7 +85,7 @@ def numbered(aggregate_id: str, version: int, *, kind: str = "order", payload: A
         aggregate_id=aggregate_id,
         type=event_type_of(type(payload)).name,
         aggregate_type=kind,
-        timestamp=datetime(2024, 1, 1, tzinfo=timezone.utc),
+        timestamp=datetime(2024, 1, 1, tzinfo=UTC),
         version=version,
         payload=payload,
     )

@@ -14,8 +14,8 @@ from typing import Any
 
 import nkeys
 import pytest
-
 from jetstream_support import Proxy, eventually
+
 from refold.embedded import EmbeddedNats
 from refold.errors import ConfigurationError, JetStreamUnavailable, NatsUnavailable, NotPermitted
 from refold.jetstream.api import JetStreamApi, request
@@ -124,13 +124,9 @@ async def test_tls_with_a_client_certificate(own_nats: MakeNats, certificates: P
             await usable(NatsSettings(url=server.url, tls_ca=ca))
 
 
-async def test_no_password_leaves_where_tls_is_demanded_and_not_offered(
-    own_nats: MakeNats, certificates: Path
-) -> None:
+async def test_no_password_leaves_where_tls_is_demanded_and_not_offered(own_nats: MakeNats, certificates: Path) -> None:
     async with own_nats(config=PASSWORDS) as server, Proxy().before(server.port) as proxy:
-        settings = NatsSettings(
-            url=proxy.url, user="ann", password="pass word/@", tls_ca=certificates / "ca.pem"
-        )
+        settings = NatsSettings(url=proxy.url, user="ann", password="pass word/@", tls_ca=certificates / "ca.pem")
         with pytest.raises(NatsUnavailable, match="offers no TLS"):
             await usable(settings)
         assert b"CONNECT" not in proxy.seen_by_server
@@ -167,7 +163,7 @@ async def test_it_comes_back_after_a_restart_and_says_so(
 
 
 async def test_its_purpose_is_in_the_servers_list(own_nats: MakeNats) -> None:
-    config = 'accounts { SYS { users: [ { user: s, password: s } ] }, A { users: [ { user: a, password: a } ] } }\n'
+    config = "accounts { SYS { users: [ { user: s, password: s } ] }, A { users: [ { user: a, password: a } ] } }\n"
     async with own_nats(config=config + "system_account: SYS\njetstream: disabled") as server:
         asked = NatsSettings(url=server.url, user="s", password="s")
         async with (
@@ -268,9 +264,7 @@ def jwt(seed: str, issuer: str, subject: str, claims: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
     body = {"jti": "x", "iat": int(time.time()), "iss": issuer, "name": "test", "sub": subject, "nats": claims}
-    text = ".".join(
-        encoded(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)
-    )
+    text = ".".join(encoded(json.dumps(part).encode()) for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body))
     return f"{text}.{encoded(nkeys.from_seed(bytearray(seed.encode())).sign(text.encode()))}"
 
 

@@ -49,15 +49,14 @@ class BareConnection:
         self.inbox = ""
 
     def __enter__(self) -> Self:
-        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "python"}
         try:
             self.socket = socket.create_connection(self._address, self._timeout)
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._line()
-            self.socket.sendall(b"CONNECT %b\r\nPING\r\n" % json.dumps(options | self._login).encode())
-            while self._line() != b"PONG":
-                pass
         except OSError as error:
+            raise self._lost(error) from error
+        try:
+            self._greet()
+        except OSError as error:
+            self.socket.close()
             raise self._lost(error) from error
         self.inbox = f"{_INBOX}.{id(self):x}"
         self.send(f"SUB {self.inbox} 1\r\n".encode())
@@ -67,6 +66,14 @@ class BareConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.socket.close()
+
+    def _greet(self) -> None:
+        options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "python"}
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._line()
+        self.socket.sendall(b"CONNECT %b\r\nPING\r\n" % json.dumps(options | self._login).encode())
+        while self._line() != b"PONG":
+            pass
 
     def send(self, data: bytes) -> None:
         """Sends protocol lines.

@@ -34,13 +34,16 @@ cli.add_typer(bench, name="bench")
 def options(
     context: typer.Context,
     app: Annotated[
-        str | None, typer.Option(envvar="REFOLD_APP", metavar="MODULE:ATTRIBUTE", help="Where the App is, as shop.app:app.")
+        str | None,
+        typer.Option(envvar="REFOLD_APP", metavar="MODULE:ATTRIBUTE", help="Where the App is, as shop.app:app."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
 ) -> None:
     """Options for every command."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+        level=logging.INFO if verbose else logging.ERROR,
+        stream=sys.stderr,
+        format="%(levelname)s %(name)s: %(message)s",
     )
     context.obj = Context(app)
 

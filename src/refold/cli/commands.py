@@ -75,7 +75,9 @@ def rebuild(
 
 def import_file(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Events, one envelope a line; - for standard input.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", help="Events, one envelope a line; - for standard input.")
+    ],
     stream: Annotated[str, typer.Option(help="The stream; made if there is none.")],
     codec: Annotated[str, typer.Option(help="How the lines are written: json, go or cloudevents.")] = "json",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -89,7 +89,9 @@ def _print(results: Sequence[RebuildResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds", "readers see")
+    table = Table(
+        "projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds", "readers see"
+    )
     for result in results:
         seen = f"version {result.version}, position {result.position}" if result.published else "what they saw before"
         numbers = (result.views, result.events, result.duplicates, result.ignored, result.failed, result.parked)
@@ -99,7 +101,9 @@ def _print(results: Sequence[RebuildResult]) -> None:
     for result in results:
         for fault in result.faults[:_SHOWN_FAULTS]:
             key = "" if fault.key is None else f", key {fault.key!r}"
-            console.print(f"{fault.projection}: position {fault.position}{key}: {fault.reason}", markup=False, soft_wrap=True)
+            console.print(
+                f"{fault.projection}: position {fault.position}{key}: {fault.reason}", markup=False, soft_wrap=True
+            )
         more = result.failed + result.parked - _SHOWN_FAULTS
         if more > 0:
             console.print(f"{result.projection}: and {more:,} more (--json lists up to a thousand)", markup=False)

@@ -33,7 +33,11 @@ def plain_type(event_type: EventType) -> Any:
         return None
     if cls is dict:
         return dict[str, Any]
-    if isinstance(cls, type) and issubclass(cls, msgspec.Struct) or dataclasses.is_dataclass(cls) or is_typeddict(cls):
+    if (
+        (isinstance(cls, type) and issubclass(cls, msgspec.Struct))
+        or dataclasses.is_dataclass(cls)
+        or is_typeddict(cls)
+    ):
         return cls
     if isinstance(cls, type) and issubclass(cls, dict):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Final
 
 __all__ = ["format_timestamp", "parse_timestamp"]
@@ -25,7 +25,7 @@ def parse_timestamp(text: str) -> datetime:
         raise ValueError(f"timestamp {text[:60]!r} is no RFC 3339 time with an offset, as in 2026-01-31T12:00:00.5Z")
     day, clock, fraction, offset = found.groups()
     zone = "+00:00" if offset in "Zz" else offset
-    return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0').ljust(6, '0')}{zone}").astimezone(timezone.utc)
+    return datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0').ljust(6, '0')}{zone}").astimezone(UTC)
 
 
 def format_timestamp(moment: datetime) -> str:
@@ -36,4 +36,4 @@ def format_timestamp(moment: datetime) -> str:
     """
     if moment.tzinfo is None:
         raise ValueError("the timestamp has no time zone; use an aware datetime")
-    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

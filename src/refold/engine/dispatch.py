@@ -122,7 +122,8 @@ class Dispatcher:
 
     def _met(self, kind: str, name: str) -> Sequence[_Entry]:
         """Entries of tokens that no table has: of an aggregate type met for the first time by a projection of all types,
-        or escaped in another way than refold's; none for what nobody wants."""
+        or escaped in another way than refold's; none for what nobody wants.
+        """
         if kind not in self._tables and self._grows:
             try:
                 self._tables[kind] = self._table(self._scheme.decode(kind))
@@ -171,7 +172,8 @@ def _mismatch(event: DomainEvent[Any]) -> str:
 
 def _shared(name: str, folds: Sequence[Fold[Any]]) -> Step:
     """One step for several folds. A view may keep, and later change, parts of a payload: only the last such fold gets the
-    event as it was decoded, the others before it get copies."""
+    event as it was decoded, the others before it get copies.
+    """
     if len(folds) == 1:
         step: Step = folds[0].steps[name]
         return step

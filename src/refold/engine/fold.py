@@ -249,7 +249,9 @@ class Fold(Generic[V]):
             self.unreadable(event.position, "", f"key of {event.type} cannot be told: {_told(error)}")
             return ()
         if not all(isinstance(key, str) and key for key in keys):
-            self.unreadable(event.position, "", f"key of {event.type} is {keys!r:.80}, not a text of at least one character")
+            self.unreadable(
+                event.position, "", f"key of {event.type} is {keys!r:.80}, not a text of at least one character"
+            )
             return ()
         return keys
 

@@ -98,7 +98,8 @@ class FullProjection(Generic[V]):
                 await self._repository.save(view)
                 views += 1
         log.info(
-            "full projection ended", extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views}
+            "full projection ended",
+            extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
         )
         return FullProjectionResult(aggregates, views, aggregates - views)
 
@@ -165,7 +166,8 @@ class FullProjectionTask(Generic[V]):
                     extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
                 )
         log.info(
-            "full projection ended", extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views}
+            "full projection ended",
+            extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
         )
         return FullProjectionResult(aggregates, views, aggregates - views)
 
@@ -191,7 +193,9 @@ def _project(
         ) from error
 
 
-def _wanted(projector: AggregateProjector[Any], aggregate_type: str, event_types: Collection[str] | None) -> EventFilter:
+def _wanted(
+    projector: AggregateProjector[Any], aggregate_type: str, event_types: Collection[str] | None
+) -> EventFilter:
     own = projector.spec.wanted if isinstance(projector, Projector) else EventFilter()
     return dataclasses.replace(
         own,

@@ -47,7 +47,7 @@ def on(
     Raises:
         DefinitionError: no type, one that is no event, or both `key` and `keys`.
     """
-    if not event_types or callable(event_types[0]) and not isinstance(event_types[0], type):
+    if not event_types or (callable(event_types[0]) and not isinstance(event_types[0], type)):
         raise DefinitionError("@on needs the event types: @on(OrderPlaced)")
     if key is not None and keys is not None:
         raise DefinitionError("@on takes key= (one view) or keys= (several), not both")

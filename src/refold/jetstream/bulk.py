@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from datetime import timezone
+from datetime import UTC
 from operator import lt
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
-from refold.event import parse_headers
 from refold.filters import EventFilter
 from refold.jetstream.api import JetStreamApi
 from refold.jetstream.frames import FrameParser, Frames
@@ -150,7 +149,9 @@ class _Consumer:
         created = await self._api.create_consumer(self._stream, config | {"filter_subjects": list(subjects)})
         if subjects:
             everything = await self._api.stream_info(self._stream)
-            if created.num_pending * 2 > min(until, everything.state.last_seq) - max(last, everything.state.first_seq - 1):
+            if created.num_pending * 2 > min(until, everything.state.last_seq) - max(
+                last, everything.state.first_seq - 1
+            ):
                 # Most messages are wanted: an unfiltered consumer is quicker, and the rest is dropped by its subject.
                 await self._api.delete_consumer(self._stream, created.name)
                 created = await self._api.create_consumer(self._stream, config)
@@ -170,7 +171,7 @@ class _Consumer:
         if start > 1:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
         elif wanted.start_time is not None:
-            moment = wanted.start_time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+            moment = wanted.start_time.astimezone(UTC).isoformat().replace("+00:00", "Z")
             config |= {"deliver_policy": "by_start_time", "opt_start_time": moment}
         return config
 

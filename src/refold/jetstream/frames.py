@@ -100,7 +100,7 @@ class FrameParser:
         position, skipped = 0, len(self._prefix)
         while (line_end := data.find(b"\r\n", position)) >= 0:
             words = data[position:line_end].decode("utf-8", "surrogateescape").split(" ")
-            if not (len(words) == 6 and words[0] == "HMSG" or len(words) == 5 and words[0] == "MSG"):
+            if not ((len(words) == 6 and words[0] == "HMSG") or (len(words) == 5 and words[0] == "MSG")):
                 break
             if words[2] != self._sid:
                 break

@@ -107,7 +107,8 @@ class BulkProtocol(asyncio.Protocol):
 
     def _other(self, data: bytes) -> int:
         """Deals with the frame at the beginning, which is no complete message of the subscription; its length, or 0 while
-        it is not all there."""
+        it is not all there.
+        """
         end = data.find(b"\r\n") + 2
         if end == 1:
             return 0
@@ -143,4 +144,4 @@ def install(client: Client, make: Callable[[asyncio.Protocol], BulkProtocol]) ->
     inner = transport.get_protocol()
     if not isinstance(inner, asyncio.StreamReaderProtocol):
         raise HookUnavailable(f"the client's protocol is {type(inner).__name__}, not a StreamReaderProtocol")
-    transport.set_protocol(make(cast(asyncio.Protocol, inner)))
+    transport.set_protocol(make(cast("asyncio.Protocol", inner)))

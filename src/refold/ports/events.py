@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from refold.event import DomainEvent, NewEvent
@@ -122,7 +121,9 @@ class EventReader(ABC):
         """
 
     @abstractmethod
-    async def latest(self, wanted: EventFilter, *, by_subject: bool = False) -> dict[tuple[str, str, str], DomainEvent[Any]]:
+    async def latest(
+        self, wanted: EventFilter, *, by_subject: bool = False
+    ) -> dict[tuple[str, str, str], DomainEvent[Any]]:
         """The wanted event of the highest version for each aggregate type, aggregate id and event type.
 
         Args:

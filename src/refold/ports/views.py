@@ -6,9 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
-
-from typing_extensions import Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from refold.view import Row, View, ViewSchema
 

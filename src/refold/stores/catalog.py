@@ -63,4 +63,6 @@ def taken(name: str, location: str) -> StoreError:
 
 def lost(table: str) -> StoreError:
     """The error where a generation was dropped under its writer."""
-    return StoreError(f"generation {table!r} was dropped by another rebuild, which took this one for dead: rebuild again")
+    return StoreError(
+        f"generation {table!r} was dropped by another rebuild, which took this one for dead: rebuild again"
+    )

@@ -128,7 +128,7 @@ def _is_time(value: Any) -> bool:
     if not isinstance(value, dt.datetime) or value.tzinfo is None:
         return False
     try:
-        value.astimezone(dt.timezone.utc)
+        value.astimezone(dt.UTC)
     except OverflowError:
         return False
     return True

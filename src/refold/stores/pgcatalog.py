@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 import stamina
 from psycopg import sql
-from typing_extensions import LiteralString
 
 from refold.errors import StoreError
 from refold.stores.catalog import compare_columns, describe, lost, owner, stranger, taken
@@ -74,9 +73,7 @@ class PostgresCatalog:
     def on(self, connection: psycopg.Connection[Any]) -> PostgresCatalog:
         """The same on another connection."""
         app, name, version, generation = self.key
-        return PostgresCatalog(
-            connection, self._location, app=app, name=name, version=version, generation=generation
-        )
+        return PostgresCatalog(connection, self._location, app=app, name=name, version=version, generation=generation)
 
     @property
     def key(self) -> tuple[str, str, int, int]:

@@ -110,9 +110,9 @@ class PostgresGenerationWriter(GenerationWriter):
         connection = await store.connect_in_thread()
         writer = PostgresGenerationWriter(store, connection, schema, app=app, name=name, version=version)
         try:
-            await writer._run(writer._begin)  # noqa: SLF001 (its own class)
+            await writer._run(writer._begin)
         except BaseException:
-            await writer._close()  # noqa: SLF001
+            await writer._close()
             raise
         return writer
 
@@ -196,9 +196,7 @@ class PostgresGenerationWriter(GenerationWriter):
                 *(self._name, self._columns, self._columns, pending, changes),
             )
         if deleted:
-            self._connection.execute(
-                sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._name), [list(deleted)]
-            )
+            self._connection.execute(sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._name), [list(deleted)])
 
     def _load(self, keys: Sequence[str]) -> dict[str, Row]:
         self._ensure_key()

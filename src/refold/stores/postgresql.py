@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from typing_extensions import Self
 
 from refold.errors import ConfigurationError, RefoldError, RowRefused, StoreError, StoreUnavailable
 from refold.ports.views import GenerationWriter
@@ -51,14 +50,18 @@ class PostgresStore(SqlStore):
             given = psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.Error as error:
             # libpq repeats the URL, with its password, in some of its messages.
-            raise ConfigurationError("the PostgreSQL URL cannot be read: use postgresql://user@host:5432/database") from error
+            raise ConfigurationError(
+                "the PostgreSQL URL cannot be read: use postgresql://user@host:5432/database"
+            ) from error
         options = f"{given.pop('options', None) or ''} {_SETTINGS}".strip()
         self.conninfo = psycopg.conninfo.make_conninfo(
             **{"connect_timeout": 10, "application_name": "refold", **given}, options=options
         )
         self.switch_attempts = switch_attempts
         shown = {name: str(given[name]) for name in ("host", "port", "dbname", "user") if given.get(name)}
-        self._location = "postgresql " + (" ".join(f"{name}={value}" for name, value in shown.items()) or "(libpq's defaults)")
+        self._location = "postgresql " + (
+            " ".join(f"{name}={value}" for name, value in shown.items()) or "(libpq's defaults)"
+        )
         self._engine = sa.create_engine(
             "postgresql+psycopg://", creator=self.connect, pool_size=4, max_overflow=0, pool_pre_ping=True
         )
@@ -107,9 +110,7 @@ class PostgresStore(SqlStore):
         await self._readers.close()
         self._engine.dispose()
 
-    async def begin_generation(
-        self, schema: ViewSchema[Any], *, app: str, name: str, version: int
-    ) -> GenerationWriter:
+    async def begin_generation(self, schema: ViewSchema[Any], *, app: str, name: str, version: int) -> GenerationWriter:
         generation_table(name, version, 1)  # refused before anything is asked of the database
         return await PostgresGenerationWriter.begin(self, schema, app=app, name=name, version=version)
 

@@ -31,9 +31,7 @@ def where(table: sa.Table, tests: Sequence[Test], *, sqlite: bool) -> list[sa.Co
     return [_meets(table.c[test.column.name], test, sqlite=sqlite) for test in tests]
 
 
-def ordering(
-    table: sa.Table, keys: Sequence[tuple[Column, bool]], *, sqlite: bool
-) -> list[sa.ColumnElement[Any]]:
+def ordering(table: sa.Table, keys: Sequence[tuple[Column, bool]], *, sqlite: bool) -> list[sa.ColumnElement[Any]]:
     """Sort keys; nulls come last in either direction."""
     found: list[sa.ColumnElement[Any]] = []
     for column, descending in keys:
@@ -65,9 +63,7 @@ def _meets(cell: sa.Column[Any], test: Test, *, sqlite: bool) -> sa.ColumnElemen
     if test.operator == "in":
         return any_of(cell, test.column.kind, test.value, sqlite=sqlite)
     value = sa.bindparam(None, test.value, type_=cell.type)
-    met: sa.ColumnElement[bool] = _OPERATORS[test.operator](
-        _comparable(cell, test.column.kind, sqlite=sqlite), value
-    )
+    met: sa.ColumnElement[bool] = _OPERATORS[test.operator](_comparable(cell, test.column.kind, sqlite=sqlite), value)
     return met
 
 

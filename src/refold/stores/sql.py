@@ -11,17 +11,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from refold.cells import check
-from refold.errors import DefinitionError, RefoldError, RowRefused, SchemaMismatch, StoreError
+from refold.errors import RefoldError, RowRefused, SchemaMismatch, StoreError
 from refold.ports.views import Condition, Order, ViewRepository, ViewStore
 from refold.stores.conditions import askable, check_paging, orders, tests
+from refold.stores.freezing import frozen
 from refold.stores.names import check_name
 from refold.stores.queries import any_of, ordering, where
 from refold.stores.tables import Dialect
 from refold.stores.threads import Worker
 from refold.view import Kind, Row, View, ViewSchema
 
-__all__ = ["Columns", "SqlRepository", "SqlStore", "create_statements", "first_refused", "frozen"]
+__all__ = ["Columns", "SqlRepository", "SqlStore", "create_statements", "first_refused"]
 
 T = TypeVar("T")
 V = TypeVar("V", bound=View)
@@ -138,24 +138,6 @@ def create_statements(table: sa.Table, *, indexes: bool = True) -> list[sa.Execu
     return made
 
 
-def frozen(schema: ViewSchema[Any], view: View) -> Row:
-    """A view's row, which the type table allows.
-
-    Raises:
-        RowRefused: a value that its column cannot hold.
-        DefinitionError: it is a view of another class.
-    """
-    if not isinstance(view, schema.view):
-        raise DefinitionError(f"this table holds {schema.view.__name__}, not {type(view).__name__}")
-    try:
-        row = schema.freeze(view)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        key = view.id if isinstance(view.id, str) else None
-        raise RowRefused(f"a nested value of view {view.id!r} cannot be written as JSON: {error}", key=key) from error
-    check(schema, row)
-    return row
-
-
 class SqlRepository(ViewRepository[V]):
     """The views of one table or SQL view."""
 
@@ -173,7 +155,7 @@ class SqlRepository(ViewRepository[V]):
             return
         try:
             await self._run(lambda connection: self._save(connection, rows), write=True)
-        except RowRefused as refused:
+        except RowRefused:
             raise await self._store.write(lambda connection: self._find_refused(connection, rows, refused)) from None
 
     async def find_by_id(self, key: str) -> V | None:

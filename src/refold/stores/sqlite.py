@@ -8,11 +8,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
-from typing_extensions import Self
 
 from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
 from refold.ports.views import GenerationWriter
@@ -91,9 +90,7 @@ class SqliteStore(SqlStore):
         await self._writers.close()
         self._engine.dispose()
 
-    async def begin_generation(
-        self, schema: ViewSchema[Any], *, app: str, name: str, version: int
-    ) -> GenerationWriter:
+    async def begin_generation(self, schema: ViewSchema[Any], *, app: str, name: str, version: int) -> GenerationWriter:
         generation_table(name, version, 1)  # refused before anything is asked of the database
         return await SqliteGenerationWriter.begin(self, schema, app=app, name=name, version=version)
 

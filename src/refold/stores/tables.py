@@ -22,7 +22,7 @@ __all__ = ["DECIMAL_COLLATION", "POSTGRESQL", "SQLITE", "Dialect", "timestamp_te
 DECIMAL_COLLATION: Final = "refold_decimal"
 """Compares decimals kept as text by value. Only queries name it: tables stay readable for tools that do not know it."""
 
-_UTC: Final = dt.timezone.utc
+_UTC: Final = dt.UTC
 
 
 def timestamp_text(value: dt.datetime) -> str:
