@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format soak bench constraints clean
+.PHONY: help test check format soak bench constraints clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,9 +17,6 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 .venv: $(READY)  ## Make the virtual environment (the other targets do it when needed).
-
-demo: $(READY)  ## Show refold at work; GIT=/path/to/repo folds that repository's history.
-	$(BIN)/refold demo $(if $(GIT),--git "$(GIT)")
 
 test: $(READY)  ## Run the tests, against real servers; ARGS="-k name" chooses.
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)

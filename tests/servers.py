@@ -29,7 +29,7 @@ NATS_VERSIONS: Final = {"2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6", "
 T = TypeVar("T")
 
 
-class ServerNotStarted(Exception):  # noqa: N818 - named like refold's own errors
+class ServerNotStarted(Exception):
     """A server that tests need cannot be had; tests fail then, they are never skipped."""
 
 

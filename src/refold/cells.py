@@ -19,7 +19,7 @@ __all__ = ["MAX_KEY_BYTES", "check", "refusals"]
 MAX_KEY_BYTES: Final = 2000
 """Longest key or indexed text, in UTF-8 bytes: what a PostgreSQL B-tree takes for certain."""
 
-_CELL_TYPES: Final[Mapping[Kind, type]] = {
+_CELL_TYPES: Final[Mapping[Kind, type[Any]]] = {
     Kind.TEXT: str,
     Kind.INTEGER: int,
     Kind.FLOAT: float,
@@ -121,7 +121,7 @@ _PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
 def _reason(column: Column, value: Any) -> str | None:
     if value is None:
         return None if column.nullable or column.name in _MAY_BE_NONE else "it may not be None"
-    expected = _CELL_TYPES[column.kind]
+    expected: Any = _CELL_TYPES[column.kind]
     if not isinstance(value, expected) or (type(value) is not expected and isinstance(value, (bool, datetime))):
         return f"it is {type(value).__name__}, not {expected.__name__}"
     if isinstance(value, str):

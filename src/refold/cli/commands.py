@@ -35,7 +35,6 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     """Adds every command."""
     cli.command("rebuild")(rebuild)
     cli.command("import")(import_file)
-    cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
 
 
@@ -86,18 +85,6 @@ def import_file(
     from refold.cli.importing import run_import
 
     _exit(run_import(file, stream, codec, as_json=as_json))
-
-
-def demo(
-    git: Annotated[Path, typer.Option(help="A git repository.")] = Path(),
-    home: Annotated[Path, typer.Option(help="Folder for the demo's stream and database.")] = Path(".demo"),
-) -> None:
-    """Make read models of a git repository's history, and check them against git itself."""
-    from rich.console import Console
-
-    from refold.demo.run import run_demo
-
-    _exit(run_demo(git, home, Console()))
 
 
 def bench_rebuild(

@@ -87,7 +87,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as kept:
             shutil.copyfileobj(sys.stdin.buffer, kept)
             kept.seek(0)
-            yield kept  # type: ignore[misc]  # a binary file all the same
+            yield kept
         return
     try:
         file = path.open("rb")

@@ -67,7 +67,7 @@ class JsonCodec(Codec):
         direct = plain_type(event_type)
         if direct is None:
             return lambda body, _: _closely(body, payloads.decode)
-        whole: Callable[[bytes], DomainEvent[Any]] = msgspec.json.Decoder(DomainEvent[direct]).decode
+        whole: Callable[[bytes], DomainEvent[Any]] = msgspec.json.Decoder(DomainEvent[direct]).decode  # type: ignore[valid-type]  # known at run time
         current = event_type.payload_version
 
         def decode(body: bytes, _: bytes | None) -> DomainEvent[Any]:

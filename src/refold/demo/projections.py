@@ -58,7 +58,7 @@ class Files(Projector[FileView], name="files", aggregate="file", version=1):
         self._set(view, event.payload)
 
     @on(FileDeleted, create=False)
-    def deleted(self, view: FileView, event: DomainEvent[FileDeleted]) -> Delete:  # noqa: ARG002
+    def deleted(self, view: FileView, event: DomainEvent[FileDeleted]) -> Delete:
         """No row any more."""
         return DELETE
 
@@ -136,12 +136,12 @@ class Directories(Projector[DirectoryView], name="directories", aggregate="file"
         view.changes += 1
 
     @on(FileChanged, keys=_directory_keys)
-    def changed(self, view: DirectoryView, event: DomainEvent[FileChanged]) -> None:  # noqa: ARG002
+    def changed(self, view: DirectoryView, event: DomainEvent[FileChanged]) -> None:
         """One change more."""
         view.changes += 1
 
     @on(FileDeleted, keys=_directory_keys, create=False)
-    def deleted(self, view: DirectoryView, event: DomainEvent[FileDeleted]) -> Delete | None:  # noqa: ARG002
+    def deleted(self, view: DirectoryView, event: DomainEvent[FileDeleted]) -> Delete | None:
         """One file less; git knows no empty directories, so the last one takes the row with it."""
         view.files -= 1
         view.changes += 1

@@ -8,16 +8,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.engine.fold import Fold, Step, detached
 from refold.errors import SubjectError, UndecodableEvent
 from refold.event import DomainEvent
 from refold.ports import Codec, PayloadDecoder, RawBatch
 from refold.subjects import SubjectScheme
-
-try:
-    from refold import _speedups
-except ImportError:  # built without a C compiler
-    _speedups = None  # type: ignore[assignment]
 
 __all__ = ["Dispatcher"]
 
@@ -72,11 +68,11 @@ class Dispatcher:
         Raises:
             HandlerError: an event failed, and its projection's policy says halt.
         """
-        if _speedups is None:
+        if speedups.dispatch is None:
             for index in range(len(batch)):
                 self._fold(batch, index)
             return
-        _speedups.dispatch(
+        speedups.dispatch(
             batch.aggregate_types,
             batch.aggregate_ids,
             batch.event_types,
@@ -91,9 +87,8 @@ class Dispatcher:
         """Folds one message; the C part leaves those to it that are not as usual."""
         kind, aggregate_id, name = batch.aggregate_types[index], batch.aggregate_ids[index], batch.event_types[index]
         position, body, headers = batch.positions[index], batch.bodies[index], batch.headers[index]
-        entries = self._tables.get(kind, self._nothing).get(name)
-        if entries is None:
-            entries = self._met(kind, name)
+        known = self._tables.get(kind, self._nothing).get(name)
+        entries = self._met(kind, name) if known is None else known
         if "%" in aggregate_id:
             aggregate_id = self._decoded(aggregate_id)
         for decode, step, aggregate_type, event_type, folds in entries:

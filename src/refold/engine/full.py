@@ -181,10 +181,9 @@ def _project(
         raise
     except Exception as error:
         name = type(projector).__name__
-        log.error(
+        log.exception(
             "aggregate could not be projected",
             extra={"projector": name, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id},
-            exc_info=error,
         )
         raise ProjectionError(
             f"{name}: {aggregate_type} {aggregate_id!r} could not be projected: {type(error).__name__}: {error}",

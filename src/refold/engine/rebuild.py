@@ -125,6 +125,20 @@ class _Build:
     refused: list[Fault] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a rebuild works with."""
+
+    source: EventSource
+    store: ViewStore
+    codec: Codec
+    scheme: SubjectScheme
+    app: str
+    limits: RebuildLimits
+    hook: ProgressHook | None
+    policies: Mapping[str, ErrorPolicy]
+
+
 class Rebuild:
     """Rebuilds projections of one stream.
 
@@ -151,14 +165,7 @@ class Rebuild:
         hook: ProgressHook | None = None,
         policies: Mapping[str, ErrorPolicy] | None = None,
     ) -> None:
-        self._source = source
-        self._store = store
-        self._codec = codec
-        self._scheme = scheme
-        self._app = app
-        self._limits = limits or RebuildLimits()
-        self._hook = hook
-        self._policies = policies or {}
+        self._parts = _Parts(source, store, codec, scheme, app, limits or RebuildLimits(), hook, policies or {})
 
     async def run(
         self,
@@ -182,7 +189,7 @@ class Rebuild:
             RebuildError: the stream no longer begins at its first event.
             StreamError, StoreError: stream or database; readers see what they saw.
         """
-        state = await self._source.state()
+        state = await self._parts.source.state()
         by_start: dict[tuple[Any, Any], list[Projector[Any]]] = {}
         for projector in projectors:
             wanted = projector.spec.wanted
@@ -191,7 +198,7 @@ class Rebuild:
             by_start.setdefault((wanted.start_time, wanted.start_position), []).append(projector)
         results: dict[str, RebuildResult] = {}
         for group in by_start.values():
-            rebuilt = await _Pass(self, group, state).run(accept_incomplete=accept_incomplete)
+            rebuilt = await _Pass(self._parts, group, state).run(accept_incomplete=accept_incomplete)
             results |= {result.projection: result for result in rebuilt}
         return [results[projector.spec.name] for projector in projectors]
 
@@ -199,15 +206,8 @@ class Rebuild:
 class _Pass:
     """One pass over the stream for projections with the same start."""
 
-    def __init__(self, rebuild: Rebuild, projectors: Sequence[Projector[Any]], state: StreamState) -> None:
-        self._source = rebuild._source
-        self._store = rebuild._store
-        self._codec = rebuild._codec
-        self._scheme = rebuild._scheme
-        self._app = rebuild._app
-        self._limits = rebuild._limits
-        self._hook = rebuild._hook
-        self._policies = rebuild._policies
+    def __init__(self, parts: _Parts, projectors: Sequence[Projector[Any]], state: StreamState) -> None:
+        self._parts = parts
         self._projectors = projectors
         self._names = tuple(projector.spec.name for projector in projectors)
         self._state = state
@@ -221,14 +221,14 @@ class _Pass:
             builds = []
             for projector in self._projectors:
                 spec = projector.spec
-                writer = await self._store.begin_generation(
-                    spec.schema, app=self._app, name=spec.name, version=spec.version
+                writer = await self._parts.store.begin_generation(
+                    spec.schema, app=self._parts.app, name=spec.name, version=spec.version
                 )
                 await stack.enter_async_context(writer)
                 fold: Fold[Any] = Fold(
                     projector,
-                    capacity=max(1, self._limits.hot_views // share),
-                    policy=self._policies.get(spec.name),
+                    capacity=max(1, self._parts.limits.hot_views // share),
+                    policy=self._parts.policies.get(spec.name),
                 )
                 builds.append(_Build(projector, fold, writer))
             try:
@@ -245,11 +245,11 @@ class _Pass:
     async def _read(self, builds: Sequence[_Build], phase: str) -> int:
         """Folds the whole stream; how many messages there were."""
         folds = [build.fold for build in builds]
-        dispatcher = Dispatcher(folds, self._codec, self._scheme)
+        dispatcher = Dispatcher(folds, self._parts.codec, self._parts.scheme)
         head = self._state.last
         events, began = 0, time.perf_counter()
-        most = self._limits.packed_bytes // max(1, len(builds))
-        async with aclosing(self._source.batches(self._wanted, until=head)) as batches:
+        most = self._parts.limits.packed_bytes // max(1, len(builds))
+        async with aclosing(self._parts.source.batches(self._wanted, until=head)) as batches:
             async for batch in batches:
                 dispatcher.apply(batch)
                 for build in builds:
@@ -284,7 +284,7 @@ class _Pass:
         """Checks and writes rows a chunk at a time; one chunk is made while the one before is written."""
         writing: asyncio.Task[None] | None = None
         try:
-            for chunk in _chunks(rows, self._limits.chunk_rows):
+            for chunk in _chunks(rows, self._parts.limits.chunk_rows):
                 good = self._accepted(build, chunk)
                 if writing is not None:
                     await writing
@@ -395,14 +395,14 @@ class _Pass:
 
     def _tell(self, phase: str, events: int, position: int, began: float, *, force: bool = False) -> None:
         now = time.perf_counter()
-        if self._hook is None or not (force or now - self._told > 0.1):
+        if self._parts.hook is None or not (force or now - self._told > 0.1):
             return
         self._told = now
         rate = events / max(now - began, 1e-9)
         head = self._state.last
         done = position - (self._state.first - 1)
         eta = (head - position) * (now - began) / done if done > 0 else None
-        self._hook(Progress(phase, self._names, events, position, head, now - self._began, rate, eta))
+        self._parts.hook(Progress(phase, self._names, events, position, head, now - self._began, rate, eta))
 
 
 def _check_beginning(projector: Projector[Any], state: StreamState) -> None:

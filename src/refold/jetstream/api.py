@@ -46,7 +46,7 @@ class ApiError(msgspec.Struct, frozen=True):
     description: str = ""
 
 
-class ApiFailure(StreamError):  # noqa: N818 - named like refold's other errors
+class ApiFailure(StreamError):
     """The server refused a request.
 
     Args:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from datetime import UTC
 from operator import lt
@@ -77,7 +77,7 @@ class JetStreamSource(EventSource):
             info = await JetStreamApi(client).stream_info(self._stream)
         return StreamState(self._stream, info.created, info.state.first_seq, info.state.last_seq, info.state.messages)
 
-    async def batches(self, wanted: EventFilter, *, until: int) -> AsyncIterator[RawBatch]:
+    async def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
         """Every message up to `until`; taken up again where it stopped when the connection or the consumer is lost."""
         last, failed_at = 0, -1
         retry = stamina.retry_context(
@@ -102,7 +102,7 @@ class JetStreamSource(EventSource):
                     else:
                         return
 
-    async def _read_once(self, wanted: EventFilter, last: int, until: int) -> AsyncIterator[RawBatch]:
+    async def _read_once(self, wanted: EventFilter, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
         async with self._connect() as client:
             api = JetStreamApi(client)
             consumer = _Consumer(client, api, self._stream, self._scheme, self._limits)
@@ -198,7 +198,7 @@ class _Consumer:
 
     # -- Batches -----------------------------------------------------------------------------------------------------
 
-    async def batches(self, last: int, until: int) -> AsyncIterator[RawBatch]:
+    async def batches(self, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
         """What the consumer sends, checked for continuity, until nothing up to `until` is left."""
         expected = 1
         while self._pending and last < until:

@@ -1,6 +1,6 @@
 """Message frames of one JetStream delivery subscription, taken off the wire thousands at a time.
 
-The work is done in C (`refold._speedups`) where that was built, else in Python. Protocol:
+The work is done in C (`refold.speedups`) where that was built, else in Python. Protocol:
 https://docs.nats.io/reference/reference-protocols/nats-protocol
 """
 
@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import refold.speedups as speedups
 from refold.subjects import SubjectScheme
-
-try:
-    from refold import _speedups
-except ImportError:  # built without a C compiler
-    _speedups = None  # type: ignore[assignment]
 
 __all__ = ["FrameParser", "Frames"]
 
@@ -58,7 +54,7 @@ class FrameParser:
         self._sid = str(sid)
         self._prefix = scheme.prefix + "." if scheme.prefix else ""
         self.frames = Frames()
-        self._parse = self._in_python if in_python or _speedups is None else self._in_c
+        self._parse = self._in_python if in_python or speedups.parse is None else self._in_c
 
     def take(self) -> Frames:
         """What was parsed since the last call."""
@@ -80,7 +76,8 @@ class FrameParser:
         return self._parse(data, self.frames)
 
     def _in_c(self, data: bytes, frames: Frames) -> int:
-        end, pending = _speedups.parse(
+        end: int
+        end, pending = speedups.parse(
             data,
             self._sid.encode(),
             self._prefix.encode(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from refold.event import DomainEvent, NewEvent
@@ -78,7 +78,7 @@ class EventSource(ABC):
         """
 
     @abstractmethod
-    def batches(self, wanted: EventFilter, *, until: int) -> AsyncIterator[RawBatch]:
+    def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
         """Every message from the filter's start up to and including sequence `until`, in order, each exactly once.
 
         Messages that the filter does not want may be among them (only its start is exact); those it wants are never

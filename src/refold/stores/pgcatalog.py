@@ -216,7 +216,7 @@ class PostgresCatalog:
         found = self._connection.execute(_RELATION, [self._name]).fetchone()
         if found is not None and (found[1] != "v" or not has_former):
             raise taken(self._name, self._location)
-        options = sql.SQL("WITH ({})").format(sql.SQL(", ".join(found[2]))) if found and found[2] else sql.SQL("")
+        options = sql.SQL("WITH ({})").format(sql.SQL(", ".join(found[2]))) if found and found[2] else sql.SQL("")  # pyright: ignore[reportArgumentType]  # no user text: compiled by SQLAlchemy
         view = sql.SQL("VIEW {} {} AS SELECT {} FROM {}").format(
             sql.Identifier(self._name),
             options,

@@ -250,10 +250,10 @@ class PostgresGenerationWriter(GenerationWriter):
                 write(row)
 
     def _execute(self, statement: str, *parts: sql.Composable) -> None:
-        self._connection.execute(sql.SQL(statement).format(*parts))
+        self._connection.execute(sql.SQL(statement).format(*parts))  # pyright: ignore[reportArgumentType]  # constant text, names are composed
 
     def _execute_ddl(self, statement: CreateTable | CreateIndex) -> None:
-        self._connection.execute(str(statement.compile(dialect=postgresql.psycopg.dialect())).encode())
+        self._connection.execute(str(statement.compile(dialect=postgresql.psycopg.dialect())).encode())  # type: ignore[no-untyped-call]
 
     # -- Between thread and event loop ---------------------------------------------------------------------------------
 

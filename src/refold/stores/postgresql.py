@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
+import psycopg.conninfo
 import sqlalchemy as sa
+import sqlalchemy.exc
 from sqlalchemy.dialects import postgresql
 
 from refold.errors import ConfigurationError, RefoldError, RowRefused, StoreError, StoreUnavailable
@@ -54,9 +56,8 @@ class PostgresStore(SqlStore):
                 "the PostgreSQL URL cannot be read: use postgresql://user@host:5432/database"
             ) from error
         options = f"{given.pop('options', None) or ''} {_SETTINGS}".strip()
-        self.conninfo = psycopg.conninfo.make_conninfo(
-            **{"connect_timeout": 10, "application_name": "refold", **given}, options=options
-        )
+        settings: dict[str, Any] = {"connect_timeout": 10, "application_name": "refold", **given, "options": options}
+        self.conninfo = psycopg.conninfo.make_conninfo(**settings)
         self.switch_attempts = switch_attempts
         shown = {name: str(given[name]) for name in ("host", "port", "dbname", "user") if given.get(name)}
         self._location = "postgresql " + (
@@ -139,10 +140,10 @@ class PostgresStore(SqlStore):
         return StoreError(f"{self.location}: {error}") if isinstance(error, sa.exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
-        return {column: kind for column, kind in connection.execute(_COLUMNS, {"name": name})}
+        return dict(connection.execute(_COLUMNS, {"name": name}))
 
     def expected_columns(self, table: sa.Table) -> Columns:
-        dialect = postgresql.dialect()
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
         return {c.name: c.type.compile(dialect).removesuffix(' COLLATE "C"').lower() for c in table.columns}
 
 

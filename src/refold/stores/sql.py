@@ -155,7 +155,8 @@ class SqlRepository(ViewRepository[V]):
             return
         try:
             await self._run(lambda connection: self._save(connection, rows), write=True)
-        except RowRefused:
+        except RowRefused as error:
+            refused = error
             raise await self._store.write(lambda connection: self._find_refused(connection, rows, refused)) from None
 
     async def find_by_id(self, key: str) -> V | None:

@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
+import sqlalchemy.event
+import sqlalchemy.exc
 from sqlalchemy.dialects import sqlite
 
 from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
@@ -127,7 +129,7 @@ class SqliteStore(SqlStore):
         return StoreError(f"{self.location}: {error}") if isinstance(error, sa.exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
-        return {column: kind for column, kind in connection.execute(_COLUMNS, {"name": name})}
+        return dict(connection.execute(_COLUMNS, {"name": name}))
 
     def expected_columns(self, table: sa.Table) -> Columns:
         dialect = sqlite.dialect()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+import sqlalchemy.exc
 
 from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow

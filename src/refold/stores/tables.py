@@ -94,7 +94,7 @@ class _Jsonb(UserDefinedType[str]):
     def bind_expression(self, bindvalue: sa.BindParameter[str]) -> sa.ColumnElement[str]:
         return sa.type_coerce(sa.cast(sa.type_coerce(bindvalue, sa.Text()), postgresql.JSONB(none_as_null=True)), self)
 
-    def column_expression(self, column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    def column_expression(self, column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as SQLAlchemy documents it
         return sa.cast(column, sa.Text())
 
 

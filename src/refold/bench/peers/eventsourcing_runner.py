@@ -112,7 +112,7 @@ class _MsgspecMapper(Mapper[str]):
 class _Summaries(Projection[Any]):
     name = _NAME
 
-    def process_event(self, domain_event: Any, tracking: Tracking) -> None:
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # its parameter is called so in the docs
         self.view.write(domain_event, tracking)
 
 
@@ -160,7 +160,7 @@ def _view_class(table: Table) -> Any:
     else:
         from eventsourcing.sqlite import SQLiteTrackingRecorder as Base  # type: ignore[assignment]
 
-    class Summaries(Base):
+    class Summaries(Base):  # pyright: ignore[reportGeneralTypeIssues]  # made at run time
         left: int
         finished: threading.Event
 
