@@ -215,6 +215,7 @@ def _kind(hint: Any) -> Kind | None:
         return Kind.TEXT if all(isinstance(arg, str) for arg in get_args(hint)) else None
     try:
         msgspec.json.Decoder(hint)
+        msgspec.json.schema(hint)  # refuses types that only a hook could decode
     except (TypeError, RecursionError):
         return None
     return Kind.JSON

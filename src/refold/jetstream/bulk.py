@@ -272,6 +272,8 @@ class _Consumer:
         code = status[9:12]
         if code == "100":
             self._alive = True
+        elif "Batch Completed" in status:
+            pass  # its messages were counted
         elif code in ("404", "408") or "Exceeds MaxBytes" in status:
             if self._pulls:  # this pull has ended; what it had left is asked for again
                 self._pulls.popleft()

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import psycopg
 import psycopg.conninfo
 import sqlalchemy as sa
-import sqlalchemy.exc
+from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql
 
 from refold.errors import ConfigurationError, RefoldError, RowRefused, StoreError, StoreUnavailable
@@ -124,7 +124,7 @@ class PostgresStore(SqlStore):
                 yield connection
 
     def translated(self, error: Exception) -> RefoldError | None:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)):
             return RowRefused(_reason(cause))
         if isinstance(cause, psycopg.errors.LockNotAvailable):
@@ -135,9 +135,9 @@ class PostgresStore(SqlStore):
             return StoreUnavailable(f"{self.location} is shutting down: {_reason(cause)}")
         if isinstance(cause, psycopg.Error):
             return StoreError(f"{self.location}: {_reason(cause)}")
-        if isinstance(error, sa.exc.TimeoutError):
+        if isinstance(error, exc.TimeoutError):
             return StoreError(f"{self.location}: every connection is busy")
-        return StoreError(f"{self.location}: {error}") if isinstance(error, sa.exc.SQLAlchemyError) else None
+        return StoreError(f"{self.location}: {error}") if isinstance(error, exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
         return dict(connection.execute(_COLUMNS, {"name": name}))

@@ -11,8 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
-import sqlalchemy.event
-import sqlalchemy.exc
+from sqlalchemy import event, exc
 from sqlalchemy.dialects import sqlite
 
 from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
@@ -65,7 +64,7 @@ class SqliteStore(SqlStore):
         self._engine = sa.create_engine(
             "sqlite+pysqlite://", creator=self._connect, poolclass=sa.QueuePool, pool_size=3, max_overflow=0
         )
-        sa.event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "begin", _begin)
         self._readers = Worker("refold-sqlite-read", 2)
         self._writers = Worker("refold-sqlite-write", interrupt=self._interrupt)
 
@@ -116,7 +115,7 @@ class SqliteStore(SqlStore):
         super().compare(connection, table, schema)
 
     def translated(self, error: Exception) -> RefoldError | None:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)):
             return RowRefused(str(cause))
         if isinstance(cause, sqlite3.Error):
@@ -126,7 +125,7 @@ class SqliteStore(SqlStore):
             reason = next((text for code, text in _REASONS.items() if name.startswith(code)), str(cause))
             kind = StoreUnavailable if name.startswith("SQLITE_CANTOPEN") else StoreError
             return kind(f"{self.location}: {reason}")
-        return StoreError(f"{self.location}: {error}") if isinstance(error, sa.exc.SQLAlchemyError) else None
+        return StoreError(f"{self.location}: {error}") if isinstance(error, exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
         return dict(connection.execute(_COLUMNS, {"name": name}))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-import sqlalchemy.exc
+from sqlalchemy import exc
 
 from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow
@@ -289,7 +289,7 @@ def _broken_views(connection: sa.Connection) -> set[str]:
         quoted = name.replace('"', '""')
         try:
             connection.exec_driver_sql(f'EXPLAIN SELECT * FROM "{quoted}"').close()
-        except sa.exc.OperationalError:
+        except exc.OperationalError:
             broken.add(name)
     return broken
 

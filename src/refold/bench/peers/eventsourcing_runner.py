@@ -112,7 +112,7 @@ class _MsgspecMapper(Mapper[str]):
 class _Summaries(Projection[Any]):
     name = _NAME
 
-    def process_event(self, domain_event: Any, tracking: Tracking) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # its parameter is called so in the docs
+    def process_event(self, domain_event: Any, tracking: Tracking) -> None:  # pyright: ignore  # its parameter is called so in the docs
         self.view.write(domain_event, tracking)
 
 
