@@ -120,8 +120,10 @@ class App:
         if self._stack is not None:
             raise ConfigurationError(f"app {self.name!r} is open already")
         async with AsyncExitStack() as stack:
-            store = open_store(self.settings.database_url.get_secret_value())
-            self._store = await self._persist(lambda: stack.enter_async_context(store), "database", StoreUnavailable)
+            url = self.settings.database_url.get_secret_value()
+            self._store = await self._persist(
+                lambda: stack.enter_async_context(open_store(url)), "database", StoreUnavailable
+            )
             self._client = await self._persist(
                 lambda: stack.enter_async_context(connected(self._nats)), "nats", NatsUnavailable
             )

@@ -93,9 +93,8 @@ def _print(results: Sequence[RebuildResult]) -> None:
         "projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds", "readers see"
     )
     for result in results:
-        seen = f"version {result.version}, position {result.position}" if result.published else "what they saw before"
         numbers = (result.views, result.events, result.duplicates, result.ignored, result.failed, result.parked)
-        table.add_row(result.projection, *(f"{n:,}" for n in numbers), f"{result.seconds:.1f}", seen)
+        table.add_row(result.projection, *(f"{n:,}" for n in numbers), f"{result.seconds:.1f}")
     console = Console()
     console.print(table)
     for result in results:
@@ -107,7 +106,10 @@ def _print(results: Sequence[RebuildResult]) -> None:
         more = result.failed + result.parked - _SHOWN_FAULTS
         if more > 0:
             console.print(f"{result.projection}: and {more:,} more (--json lists up to a thousand)", markup=False)
-        if not result.published:
+        if result.published:
+            told = f"{result.projection}: readers see version {result.version} at position {result.position:,}"
+            console.print(told, markup=False)
+        else:
             console.print(
                 f"{result.projection}: incomplete, so readers go on seeing the old views; mend the projector or the events, "
                 "or accept it with --accept-incomplete",

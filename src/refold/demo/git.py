@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
@@ -63,7 +63,7 @@ class Git:
         """
         return os.fsdecode(self.read(*arguments).removesuffix(b"\n"))
 
-    def tokens(self, *arguments: str) -> Iterator[bytes]:
+    def tokens(self, *arguments: str) -> Generator[bytes, None, None]:
         """What a command writes, cut at NUL bytes, as it comes. Close the iterator (``closing``) to stop early.
 
         Raises:
@@ -105,7 +105,7 @@ def _environment(current: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
 
-def _cut(pipe: IO[bytes] | None) -> Iterator[bytes]:
+def _cut(pipe: IO[bytes] | None) -> Generator[bytes, None, None]:
     rest = b""
     while pipe is not None and (chunk := pipe.read(_CHUNK)):
         *whole, rest = (rest + chunk).split(b"\0")

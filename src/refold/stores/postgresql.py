@@ -140,7 +140,7 @@ class PostgresStore(SqlStore):
         return StoreError(f"{self.location}: {error}") if isinstance(error, exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
-        return dict(connection.execute(_COLUMNS, {"name": name}))
+        return {row[0]: row[1] for row in connection.execute(_COLUMNS, {"name": name})}
 
     def expected_columns(self, table: sa.Table) -> Columns:
         dialect = postgresql.dialect()  # type: ignore[no-untyped-call]

@@ -128,7 +128,7 @@ class SqliteStore(SqlStore):
         return StoreError(f"{self.location}: {error}") if isinstance(error, exc.SQLAlchemyError) else None
 
     def columns_of(self, connection: sa.Connection, name: str) -> Columns:
-        return dict(connection.execute(_COLUMNS, {"name": name}))
+        return {row[0]: row[1] for row in connection.execute(_COLUMNS, {"name": name})}
 
     def expected_columns(self, table: sa.Table) -> Columns:
         dialect = sqlite.dialect()
