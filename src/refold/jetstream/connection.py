@@ -144,23 +144,30 @@ async def _connect(client: NatsConnection, settings: NatsSettings, name: str) ->
         raise ConfigurationError(
             f"the NATS credentials cannot be used ({type(error).__name__}): check the nkey seed or credentials file"
         ) from None
-    events.started = True
+    finally:
+        events.connecting = False
 
 
 class _Callbacks:
-    """What the client tells about itself, as log lines. Until it is connected, the last error ends the attempt."""
+    """What the client tells about itself, as log lines. While it is connecting, the last address's error ends that."""
 
     def __init__(self, client: NatsConnection, settings: NatsSettings) -> None:
         self._client = client
         self._settings = settings
         self._left = len(settings.urls)
-        self.started = False
+        self.connecting = True
 
     async def error(self, error: Exception) -> None:
-        if self.started:
-            self._client.note_error(error)
-            log.warning("nats reported an error", extra={"reason": str(error) or type(error).__name__})
+        if self.connecting:
+            # Other errors than the client's last come from tidying up after that one.
+            if error is self._client.last_error:
+                self._next_address(error)
             return
+        self._client.note_error(error)
+        if not self._client.is_closed:
+            log.warning("nats reported an error", extra={"reason": str(error) or type(error).__name__})
+
+    def _next_address(self, error: Exception) -> None:
         self._left -= 1
         translated = _translated(error, self._settings)
         if self._left <= 0 or isinstance(translated, NotPermitted):
@@ -168,7 +175,7 @@ class _Callbacks:
         log.info("a nats address was not reachable; trying the next", extra={"reason": str(error)})
 
     async def disconnected(self) -> None:
-        if self.started and not self._client.is_closed:
+        if not self.connecting and not self._client.is_closed:
             log.warning("nats connection lost; connecting again", extra={"url": self._settings.url})
 
     async def reconnected(self) -> None:
