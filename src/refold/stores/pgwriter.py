@@ -168,7 +168,8 @@ class PostgresGenerationWriter(GenerationWriter):
         except RowRefused as refused:
             if not rows:
                 raise
-            raise first_refused(rows, lambda some: self._attempt(some, write, undo=True), refused) from None
+            found = first_refused(rows, lambda some: self._attempt(some, write, undo=True), refused)
+            raise found from refused
 
     def _attempt(self, rows: Sequence[Row], write: Callable[[Sequence[Row]], None], *, undo: bool) -> None:
         try:

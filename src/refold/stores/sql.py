@@ -157,7 +157,8 @@ class SqlRepository(ViewRepository[V]):
             await self._run(lambda connection: self._save(connection, rows), write=True)
         except RowRefused as error:
             refused = error
-            raise await self._store.write(lambda connection: self._find_refused(connection, rows, refused)) from None
+            found = await self._store.write(lambda connection: self._find_refused(connection, rows, refused))
+            raise found from error
 
     async def find_by_id(self, key: str) -> V | None:
         return (await self.find_by_ids([key])).get(key)
@@ -263,6 +264,4 @@ def first_refused(rows: Sequence[Row], write: Callable[[Sequence[Row]], None], r
             refused, high = error, middle
         else:
             low = middle
-    found = RowRefused(f"the database refuses the view {rows[low][0]!r}: {refused}", key=rows[low][0])
-    found.__cause__ = refused.__cause__
-    return found
+    return RowRefused(f"the database refuses the view {rows[low][0]!r}: {refused}", key=rows[low][0])

@@ -145,7 +145,7 @@ class SqliteGenerationWriter(GenerationWriter):
 
             return first_refused(rows, attempt, reason)
 
-        raise await self._store.write(find)
+        raise await self._store.write(find) from reason
 
     def _insert(self, connection: sa.Connection, rows: Sequence[Row], conflict: str = "") -> None:
         statement = f"INSERT INTO {self._table} ({self._columns}) VALUES ({self._values}){conflict}"
