@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
 from itertools import islice
 from typing import Any, Final
 
@@ -89,7 +88,6 @@ class Publications:
         self._codec = codec
         self._scheme = scheme
         self._stream = stream
-        self._encoded = cache(scheme.encode)
         self._position = 0
         self._last: dict[tuple[str, str], tuple[str, int]] = {}
 
@@ -97,9 +95,9 @@ class Publications:
         """The lines that publish the stream's next event."""
         self._position += 1
         aggregate = event.aggregate_type, event.aggregate_id
-        pattern, after = self._last.get(aggregate) or (self._scheme.pattern(*aggregate), 0)
+        known = self._last.get(aggregate)
+        pattern, after = known or (self._scheme.pattern(*aggregate), 0)
         self._last[aggregate] = pattern, self._position
-        subject = pattern[:-1] + self._encoded(event.type)  # the pattern ends with a '*' for the event type
         body, headers = self._codec.encode(event)
         further = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
@@ -108,7 +106,8 @@ class Publications:
             f"Nats-Expected-Last-Subject-Sequence-Subject: {pattern}\r\n"
             f"Nats-Expected-Stream: {self._stream}\r\n\r\n"
         ).encode()
-        return f"HPUB {subject} {len(head)} {len(head) + len(body)}\r\n".encode() + head + body + b"\r\n"
+        subject = self._scheme.format(*aggregate, event.type).encode()
+        return b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(head), len(head) + len(body), head, body)
 
 
 def _create(connection: BareConnection, stream: str, subject: str) -> None:

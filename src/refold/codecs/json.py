@@ -1,114 +1,105 @@
-"""refold's own envelope: one JSON object with the payload as a value in it."""
+"""refold's own envelope: JSON with the payload inside."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timezone
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
-from refold.codecs._envelope import (
-    MAX_VERSION,
-    EnvelopeCodec,
-    Version,
-    format_timestamp,
-    parse_timestamp,
-    payload_type,
-    typed_decoder,
-)
+from refold.codecs.payloads import PayloadCodec, encode_payload, guarded, plain_type
+from refold.codecs.timestamps import format_timestamp, parse_timestamp
 from refold.event import DomainEvent, EventType
-from refold.ports.codec import PayloadDecoder
+from refold.ports import Codec, PayloadDecoder
 
 __all__ = ["JsonCodec"]
 
+_STAMP: Final = b'"timestamp":"'
+_STAMP_END: Final = len(b'"timestamp":"2026-01-31T12:00:00.123456')
+_PAYLOAD: Final = b'"payload":'
 
-class _Envelope(msgspec.Struct, gc=False, omit_defaults=True):
+
+class _Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The envelope with its payload untouched; fields in the order they are written."""
+
     id: str
     aggregate_id: str
     event_type: str
     aggregate_type: str
     timestamp: str
-    version: Version
+    version: Annotated[int, msgspec.Meta(ge=1)]
     payload: msgspec.Raw
-    payload_version: Version = 1
+    payload_version: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
-_READ: Final = msgspec.json.Decoder(_Envelope)
-_WRITE: Final = msgspec.json.Encoder()
-
-# With the comma, this is a whole key wherever it stands in valid JSON, never the end of a longer one.
-_KEY: Final = b',"timestamp":"'
-_KEY_SIZE: Final = len(_KEY)
-_TO_Z: Final = len(b',"timestamp":"2026-01-01T00:00:00.123456')
-_Z: Final = ord("Z")
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+_ANYTHING: Final = msgspec.json.Decoder()
+_ENCODE: Final = msgspec.json.Encoder().encode
 
 
-class JsonCodec(EnvelopeCodec):
-    """``{"id", "aggregate_id", "event_type", "aggregate_type", "timestamp", "version", "payload"}``, in this order.
-
-    ``payload_version`` follows where it is above 1. Timestamps are written with six digits and ``Z``. Other orders and
-    further fields are read as well, a little slower where ``timestamp`` stands behind a nested object.
+class JsonCodec(Codec):
+    """``{"id", "aggregate_id", "event_type", "aggregate_type", "timestamp", "version", "payload"}``, and
+    ``"payload_version"`` where it is above 1.
     """
 
     name: ClassVar[str] = "json"
 
-    def decoder(self, event_type: EventType) -> PayloadDecoder:
-        exact = super().decoder(event_type)
-        target = payload_type(event_type)
-        if target is None:
-            return exact
-        typed = typed_decoder(DomainEvent[target])  # type: ignore[valid-type]
-        current = event_type.payload_version
-        utc = timezone.utc
-        hint = 0  # where the key stood last time: ids of one stream are mostly of one length
+    def encode(self, event: DomainEvent[Any]) -> tuple[bytes, Mapping[str, str]]:
+        """The envelope of an event."""
+        payload = msgspec.Raw(encode_payload(event.payload))
+        with guarded("envelope"):
+            return _ENCODE(
+                _Envelope(
+                    id=event.id,
+                    aggregate_id=event.aggregate_id,
+                    event_type=event.type,
+                    aggregate_type=event.aggregate_type,
+                    timestamp=format_timestamp(event.timestamp),
+                    version=event.version,
+                    payload=payload,
+                    payload_version=event.payload_version,
+                )
+            ), {}
 
-        def decode(body: bytes, headers: bytes | None) -> DomainEvent[Any]:
-            nonlocal hint
+    def decoder(self, event_type: EventType) -> PayloadDecoder:
+        """Decodes envelope and payload in one go where the envelope is written as refold does."""
+        payloads = PayloadCodec(event_type)
+        direct = plain_type(event_type)
+        if direct is None:
+            return lambda body, _: _closely(body, payloads.decode)
+        whole: Callable[[bytes], DomainEvent[Any]] = msgspec.json.Decoder(DomainEvent[direct]).decode  # type: ignore[valid-type]  # known at run time
+        current = event_type.payload_version
+
+        def decode(body: bytes, _: bytes | None) -> DomainEvent[Any]:
+            # msgspec rounds finer digits, and keeps offsets: only six digits and a Z may take the quick way. They must
+            # be the envelope's own, so no payload may come before them.
+            stamp = body.find(_STAMP)
             try:
-                event: DomainEvent[Any] = typed(body)
-                at = hint
-                if body[at : at + _KEY_SIZE] != _KEY:
-                    hint = at = body.find(_KEY)
-                # msgspec rounds nanoseconds. This key, not inside a nested object, with a Z where microseconds end, has
-                # none; whatever else it may be is left to the exact way, which also tells what is wrong.
-                if (
-                    body[at + _TO_Z] == _Z
-                    and at > 0
-                    and b"{" not in body[1:at]
-                    and event.timestamp.tzinfo is utc
-                    and event.payload_version == current
-                    and 0 < event.version <= MAX_VERSION
-                ):
-                    return event
-            except Exception:  # noqa: BLE001, S110 (the exact way raises it again, told well)
+                if body[stamp + _STAMP_END] == 90 and body.find(_PAYLOAD, 0, stamp) < 0 <= stamp:
+                    event = whole(body)
+                    if event.payload_version == current:
+                        return event
+            except Exception:  # noqa: BLE001, S110 (told in full by the other way)
                 pass
-            return exact(body, headers)
+            return _closely(body, payloads.decode)
 
         return decode
 
-    def _open(self, body: bytes, headers: bytes | None) -> DomainEvent[Any]:
-        read = _READ.decode(body)
-        return DomainEvent(
-            id=read.id,
-            aggregate_id=read.aggregate_id,
-            type=read.event_type,
-            aggregate_type=read.aggregate_type,
-            timestamp=parse_timestamp(read.timestamp),
-            version=read.version,
-            payload=read.payload,
-            payload_version=read.payload_version,
-        )
+    def envelope(self, body: bytes, headers: bytes | None) -> DomainEvent[Any]:
+        """Decodes the payload as plain JSON."""
+        return _closely(body, lambda raw, _: _ANYTHING.decode(raw))
 
-    def _write(self, event: DomainEvent[Any], payload: bytes) -> tuple[bytes, Mapping[str, str]]:
-        written = _Envelope(
-            event.id,
-            event.aggregate_id,
-            event.type,
-            event.aggregate_type,
-            format_timestamp(event.timestamp),
-            event.version,
-            msgspec.Raw(payload),
-            event.payload_version,
+
+def _closely(body: bytes, decode: Callable[[bytes, int], Any]) -> DomainEvent[Any]:
+    with guarded("envelope"):
+        envelope = _ENVELOPE.decode(body)
+        return DomainEvent(
+            id=envelope.id,
+            aggregate_id=envelope.aggregate_id,
+            type=envelope.event_type,
+            aggregate_type=envelope.aggregate_type,
+            timestamp=parse_timestamp(envelope.timestamp),
+            version=envelope.version,
+            payload=decode(bytes(envelope.payload), envelope.payload_version),
+            payload_version=envelope.payload_version,
         )
-        return _WRITE.encode(written), {}

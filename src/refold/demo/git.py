@@ -91,7 +91,6 @@ class Git:
                 stdout=subprocess.PIPE,
                 stderr=complaints,
                 env=_environment(os.environ),
-                start_new_session=True,  # Ctrl-C is for this process, which then ends git
             )
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise ConfigurationError(f"git cannot be run: {error}") from error

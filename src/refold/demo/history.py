@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,7 +121,7 @@ class Repository:
                 digest.update(line + b"\0")
         return digest.hexdigest()
 
-    def events(self, after: str | None = None) -> Generator[DomainEvent[Any]]:
+    def events(self, after: str | None = None) -> Iterator[DomainEvent[Any]]:
         """The events of the history, parents before children, numbered within their aggregates.
 
         Args:
