@@ -12,12 +12,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from refold.errors import RowRefused
-from refold.view import Column, Kind, Row, ViewSchema
+from refold.view import MAX_KEY_BYTES, MAY_BE_NONE, Column, Kind, Row, ViewSchema
 
-__all__ = ["MAX_KEY_BYTES", "check", "refusals"]
-
-MAX_KEY_BYTES: Final = 2000
-"""Longest key or indexed text, in UTF-8 bytes: what a PostgreSQL B-tree takes for certain."""
+__all__ = ["check", "refusals"]
 
 _CELL_TYPES: Final[Mapping[Kind, type[Any]]] = {
     Kind.TEXT: str,
@@ -31,18 +28,19 @@ _CELL_TYPES: Final[Mapping[Kind, type[Any]]] = {
     Kind.BYTES: bytes,
     Kind.JSON: str,
 }
-_MAY_BE_NONE: Final = frozenset({"created_at", "updated_at"})
 _JSON_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def refusals(schema: ViewSchema[Any], rows: Sequence[Row]) -> list[RowRefused]:
+def refusals(schema: ViewSchema[Any], rows: list[Row]) -> list[RowRefused]:
     """The rows that no store may take, each as an error with its key; empty where all is well.
 
     Args:
         schema: what the rows are of.
         rows: frozen rows.
     """
-    if not rows or all(map(_is_plain, schema.columns, zip(*rows, strict=True))):
+    if not rows or (schema.codec is not None and schema.codec.are_good(rows)):
+        return []
+    if all(map(_is_plain, schema.columns, zip(*rows, strict=True))):
         return []
     found: list[RowRefused] = []
     for row in rows:
@@ -74,7 +72,7 @@ def check(schema: ViewSchema[Any], row: Row) -> None:
 def _is_plain(column: Column, cells: Sequence[Any]) -> bool:
     kinds = set(map(type, cells))
     if type(None) in kinds:
-        if not (column.nullable or column.name in _MAY_BE_NONE):
+        if not (column.nullable or column.name in MAY_BE_NONE):
             return False
         kinds.discard(type(None))
         cells = [cell for cell in cells if cell is not None]
@@ -120,7 +118,7 @@ _PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
 
 def _reason(column: Column, value: Any) -> str | None:
     if value is None:
-        return None if column.nullable or column.name in _MAY_BE_NONE else "it may not be None"
+        return None if column.nullable or column.name in MAY_BE_NONE else "it may not be None"
     expected: Any = _CELL_TYPES[column.kind]
     if not isinstance(value, expected) or (type(value) is not expected and isinstance(value, (bool, datetime))):
         return f"it is {type(value).__name__}, not {expected.__name__}"

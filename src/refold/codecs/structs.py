@@ -12,7 +12,14 @@ import refold.speedups as speedups
 
 __all__ = ["struct_decoder"]
 
-_KINDS: Final[dict[type, str]] = {mi.FloatType: "f", mi.BoolType: "b", mi.DecimalType: "d", mi.DateTimeType: "t", mi.StrType: "s", mi.IntType: "i"}
+_KINDS: Final[dict[type, str]] = {
+    mi.FloatType: "f",
+    mi.BoolType: "b",
+    mi.DecimalType: "d",
+    mi.DateTimeType: "t",
+    mi.StrType: "s",
+    mi.IntType: "i",
+}
 
 
 def struct_decoder(cls: Any) -> Any:
@@ -33,7 +40,14 @@ def _decoder(info: mi.Type, within: tuple[type, ...]) -> Any:
         return None
     cls = info.cls
     config = cls.__struct_config__
-    if config.gc or config.cache_hash or config.dict or config.weakref or hasattr(cls, "__post_init__") or cls in within:
+    if (
+        config.gc
+        or config.cache_hash
+        or config.dict
+        or config.weakref
+        or hasattr(cls, "__post_init__")
+        or cls in within
+    ):
         return None
     fields = tuple(_field(field, cls, (*within, cls)) for field in info.fields)
     return speedups.StructDecoder(cls, Decimal, fields)

@@ -110,19 +110,19 @@ class ViewCache(Generic[V]):
         """The view that `pack` took."""
         return self._schema.thaw(self._decode(packed))
 
-    def drain_packed(self) -> Iterator[Row]:
-        """Every packed view as a row, leaving the cache as it goes."""
+    def drain_packed(self, size: int) -> Iterator[list[Row]]:
+        """Every packed view as a row, leaving the cache as it goes, in lists of a size."""
         while self._packed:
-            _, packed = self._packed.popitem()
-            yield self._decode(packed)
+            yield [self._decode(self._packed.popitem()[1]) for _ in range(min(size, len(self._packed)))]
         self.packed_bytes = 0
 
-    def drain_views(self) -> Iterator[tuple[str, V]]:
-        """Every other view with its key, leaving the cache as it goes."""
+    def drain_views(self, size: int) -> Iterator[list[tuple[str, V]]]:
+        """Every other view with its key, in lists of a size; then they leave the cache."""
         for views in (self.hot, self._cool):
-            items = views.items()
-            yield from list(items)
+            items = list(views.items())
             views.clear()
+            for start in range(0, len(items), size):
+                yield items[start : start + size]
 
     def _age(self) -> None:
         for key, view in self._cool.items():

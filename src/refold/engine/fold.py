@@ -32,6 +32,9 @@ V = TypeVar("V", bound=View)
 Step = Callable[[DomainEvent[Any]], None]
 """Folds one event into the views of one projection."""
 
+UNFREEZABLE: Final = (TypeError, ValueError, RecursionError, AttributeError)
+"""What freezing a view may raise."""
+
 KEPT_FAULTS: Final = 1000
 """How many faults a fold keeps in full; all are counted."""
 
@@ -164,9 +167,7 @@ class Fold(Generic[V]):
             return self._miss(key, event, route)
 
         if speedups.OwnStep is not None:
-            step: Step = speedups.OwnStep(
-                self._schema.view, DomainEvent, hot, handler, miss, failed, finish, duplicate
-            )
+            step: Step = speedups.OwnStep(self._schema.view, DomainEvent, hot, handler, miss, failed, finish, duplicate)
             return step
         find = hot.get
 
@@ -413,19 +414,25 @@ class Fold(Generic[V]):
             except Exception as error:  # noqa: BLE001
                 self._failed(waiting.key, waiting.event, error)
 
-    def drain_rows(self) -> Iterator[Row]:
-        """Every view in memory as a row, leaving memory as it goes; views that cannot be frozen become troubled."""
-        yield from self.cache.drain_packed()
-        freeze = self._schema.freeze
-        for key, view in self.cache.drain_views():
-            view.id = key
+    def drain_rows(self, size: int) -> Iterator[list[Row]]:
+        """Every view in memory as a row, in lists of about a size; views that cannot be frozen become troubled."""
+        yield from self.cache.drain_packed(size)
+        for items in self.cache.drain_views(size):
             try:
-                yield freeze(view)
-            except (TypeError, ValueError, RecursionError):
-                self.trouble(key)
+                rows = self._schema.freeze_all(items)
+            except UNFREEZABLE:
+                rows = [row for key, view in items if (row := self._frozen(key, view)) is not None]
+            yield rows
         for key in self.cache.unpackable:
             self.trouble(key)
         self.cache.unpackable.clear()
+
+    def _frozen(self, key: str, view: V) -> Row | None:
+        try:
+            return self._schema.freeze_all([(key, view)])[0]
+        except UNFREEZABLE:
+            self.trouble(key)
+            return None
 
 
 def detached(event: DomainEvent[Any]) -> DomainEvent[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["EnvelopeDecoder", "Frames", "OwnStep", "Parser", "StructDecoder", "Views", "dispatch"]
+__all__ = ["EnvelopeDecoder", "Frames", "OwnStep", "Parser", "RowCodec", "StructDecoder", "Views", "dispatch"]
 
 Parser: Any = None
 """``Parser(sid, prefix, capacity, hole)``: see `refold.jetstream.frames.FrameParser`."""
@@ -27,6 +27,9 @@ StructDecoder: Any = None
 OwnStep: Any = None
 """``OwnStep(view_class, event_class, hot, handler, miss, failed, finish, duplicate)``: see `refold.engine.fold.Fold`."""
 
+RowCodec: Any = None
+"""``RowCodec(view_class, names, kinds, flags, limit, Decimal, UUID)``: see `refold.cells.row_codec`."""
+
 Views: Any = None
 """``Views()`` is as much of a ``dict[str, View]`` as `refold.engine.cache.ViewCache` needs."""
 
@@ -41,4 +44,4 @@ except ImportError:  # there was no C compiler
 else:
     Parser, Frames, dispatch = _native.Parser, _native.Frames, _native.dispatch
     EnvelopeDecoder, StructDecoder = _native.EnvelopeDecoder, _native.StructDecoder
-    OwnStep, Views = _native.OwnStep, _native.Views
+    OwnStep, RowCodec, Views = _native.OwnStep, _native.RowCodec, _native.Views

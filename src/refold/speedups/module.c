@@ -17,9 +17,9 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__native(void)
 {
-    PyTypeObject *types[] = {&Frames_Type, &Parser_Type, &EnvelopeDecoder_Type, &OwnStep_Type, &StructDecoder_Type,
-                             &Views_Type};
-    if (envelope_init() < 0)
+    PyTypeObject *types[] = {&Frames_Type, &Parser_Type, &EnvelopeDecoder_Type, &OwnStep_Type, &RowCodec_Type,
+                             &StructDecoder_Type, &Views_Type};
+    if (envelope_init() < 0 || rows_init() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     for (size_t i = 0; module != NULL && i < sizeof(types) / sizeof(types[0]); i++)

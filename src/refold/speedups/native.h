@@ -95,6 +95,12 @@ Slot *views_find(const Views *views, PyObject *key);
 Slot *views_find_text(const Views *views, Py_hash_t hash, const char *text, Py_ssize_t size);
 Slot *views_peek(const Views *views, Py_hash_t hash);
 
+/* -- rows.c: views to rows, and to what databases take ------------------------------------------------------------------ */
+
+extern PyTypeObject RowCodec_Type;
+
+int rows_init(void);
+
 /* -- fold.c: events into views -------------------------------------------------------------------------------------- */
 
 extern PyTypeObject OwnStep_Type;

@@ -168,8 +168,10 @@ views_items(Views *self, PyObject *Py_UNUSED(ignored))
         PyObject *item = PyTuple_Pack(2, self->slots[i].key, self->slots[i].view);
         if (item == NULL)
             Py_CLEAR(items);
-        else
+        else {
+            PyObject_GC_UnTrack(item); /* neither keys nor views are in cycles */
             PyList_SET_ITEM(items, at++, item);
+        }
     }
     return items;
 }
