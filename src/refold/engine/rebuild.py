@@ -371,6 +371,7 @@ class _Pass:
                 fingerprint=fold.spec.fingerprint,
                 seen=[(kind, key, version) for (kind, key), version in fold.seen.items()],
             )
+            self._tell("publishing", events, self._state.last, self._began, force=True)
         result = RebuildResult(
             projection=fold.spec.name,
             version=fold.spec.version,

@@ -48,7 +48,7 @@ class BulkLimits:
     """
 
     messages: int = 100_000
-    pull_bytes: int = 12 * 2**20
+    pull_bytes: int = 24 * 2**20
     attempts: int = 10
 
 
