@@ -117,12 +117,14 @@ class ViewCache(Generic[V]):
         self.packed_bytes = 0
 
     def drain_views(self, size: int) -> Iterator[list[tuple[str, V]]]:
-        """Every other view with its key, in lists of a size; then they leave the cache."""
+        """Every other view with its key, leaving the cache as it goes, in lists of a size."""
         for views in (self.hot, self._cool):
             items = list(views.items())
             views.clear()
-            for start in range(0, len(items), size):
-                yield items[start : start + size]
+            while items:
+                part = items[-size:]
+                del items[-size:]
+                yield part
 
     def _age(self) -> None:
         for key, view in self._cool.items():

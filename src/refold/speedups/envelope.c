@@ -198,8 +198,12 @@ envelope_event(EnvelopeDecoder *self, const Frames *frames, const Message *messa
     value[E_PAYLOAD_VERSION] = Py_NewRef(self->payload_version);
     value[E_POSITION] = PyLong_FromLongLong(message->position);
     value[E_HEADERS] = headers_of(frames, message);
-    if (value[E_ID] && value[E_VERSION] && value[E_POSITION] && value[E_HEADERS])
-        event = self->event_class->tp_alloc(self->event_class, 0);
+    if (value[E_ID] && value[E_VERSION] && value[E_POSITION] && value[E_HEADERS]) {
+        event = self->spare;
+        self->spare = NULL;
+        if (event == NULL)
+            event = self->event_class->tp_alloc(self->event_class, 0);
+    }
 done:
     if (event == NULL) {
         if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
@@ -209,7 +213,7 @@ done:
         return NULL;
     }
     for (int i = 0; i < E_FIELDS; i++)
-        SLOT(event, self->at[i]) = value[i];
+        Py_XSETREF(SLOT(event, self->at[i]), value[i]);
     return event;
 }
 
@@ -252,6 +256,7 @@ decoder_dealloc(EnvelopeDecoder *self)
     Py_XDECREF((PyObject *)self->quick);
     Py_XDECREF((PyObject *)self->event_class);
     Py_XDECREF(self->payload_version);
+    Py_XDECREF(self->spare);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 

@@ -371,6 +371,18 @@ event_of(const Frames *frames, const Message *m, PyObject *entry, PyObject *id)
     return event != NULL || PyErr_Occurred() ? event : any_event(frames, m, entry, id);
 }
 
+/* An event that no handler has kept is used again: it is nobody's any more. */
+static void
+let_go(PyObject *decode, PyObject *event)
+{
+    EnvelopeDecoder *decoder = Py_IS_TYPE(decode, &EnvelopeDecoder_Type) ? (EnvelopeDecoder *)decode : NULL;
+    if (event != NULL && decoder != NULL && decoder->spare == NULL && Py_REFCNT(event) == 1 &&
+        Py_IS_TYPE(event, decoder->event_class))
+        decoder->spare = event;
+    else
+        Py_XDECREF(event);
+}
+
 /* Folds one message: 1 done, 0 needs a closer look, -1 error. */
 static int
 fold(const Frames *frames, const Message *m, const Ahead *ahead)
@@ -390,7 +402,7 @@ fold(const Frames *frames, const Message *m, const Ahead *ahead)
             Py_XDECREF(result);
         }
     }
-    Py_XDECREF(event);
+    let_go(PyTuple_GET_ITEM(ahead->entry, DECODE), event);
     Py_XDECREF(id);
     Py_XDECREF(view);
     return done;

@@ -61,6 +61,7 @@ typedef struct {
     StructDecoder *quick; /* the same for what is as usual; NULL where there is none */
     PyTypeObject *event_class;
     PyObject *payload_version;
+    PyObject *spare; /* an event that nobody holds, to be used again; NULL where there is none */
     long long version;
     Py_ssize_t at[E_FIELDS];
 } EnvelopeDecoder;

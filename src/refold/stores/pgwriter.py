@@ -46,12 +46,19 @@ _TYPES: Final[Mapping[Kind, str]] = {
 }
 
 
+_COPIED: Final = 1_000
+"""Rows that are given to COPY at once."""
+
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_TRAILER: Final = b"\xff\xff"
 
 
 def _copy_statement(table: sql.Composable, columns: sql.Composable) -> sql.Composed:
     return sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT BINARY)").format(table, columns)
+
+
+class _Unusual(Exception):
+    """A row has a value that the quick way does not know."""
 
 
 class _JsonText(Dumper):
@@ -106,7 +113,7 @@ class PostgresGenerationWriter(GenerationWriter):
         self._worker: Worker | None = Worker("refold-generation", interrupt=connection.cancel_safe)
         self._table = ""
         self._keyed = False
-        self._has_pending = False
+        self._unusual = False
         self._types = [_TYPES[column.kind] for column in schema.columns]
         self._columns = sql.SQL(", ").join(map(sql.Identifier, schema.names))
 
@@ -183,6 +190,12 @@ class PostgresGenerationWriter(GenerationWriter):
         try:
             with self._store.translating(), self._connection.transaction(force_rollback=undo):
                 write(rows)
+        except _Unusual:
+            self._unusual = True
+            try:
+                self._attempt(rows, write, undo=undo)
+            finally:
+                self._unusual = False
         except (OverflowError, UnicodeEncodeError) as error:
             raise RowRefused(str(error)) from error
 
@@ -250,12 +263,17 @@ class PostgresGenerationWriter(GenerationWriter):
 
     def _copy_views(self, table: sql.Composable, rows: Sequence[Row]) -> None:
         codec = self._schema.codec
-        body = codec.copy(rows) if codec is not None and isinstance(rows, list) else None
-        if body is None:
+        if codec is None or not isinstance(rows, list) or self._unusual:
             self._copy(table, self._columns, self._types, rows)
             return
         with self._connection.cursor() as cursor, cursor.copy(_copy_statement(table, self._columns)) as copy:
-            copy.write(_COPY_HEADER + body + _COPY_TRAILER)
+            copy.write(_COPY_HEADER)
+            for start in range(0, len(rows), _COPIED):  # the database takes some in while the next are made
+                body = codec.copy(rows[start : start + _COPIED])
+                if body is None:
+                    raise _Unusual
+                copy.write(body)
+            copy.write(_COPY_TRAILER)
 
     def _copy(
         self, table: sql.Composable, columns: sql.Composable, types: Sequence[str], rows: Sequence[Sequence[Any]]
