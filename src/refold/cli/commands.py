@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from enum import Enum
 from pathlib import Path
@@ -35,6 +36,7 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     """Adds every command."""
     cli.command("rebuild")(rebuild)
     cli.command("import")(import_file)
+    cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
 
 
@@ -85,6 +87,21 @@ def import_file(
     from refold.cli.importing import run_import
 
     _exit(run_import(file, stream, codec, as_json=as_json))
+
+
+def demo(
+    git: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder of the repository; by default the one you are in.")
+    ] = Path(),
+    home: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the server's streams and the database are kept.")
+    ] = Path(".demo"),
+) -> None:
+    """Turn a git repository's history into events and three views, and compare these with git itself."""
+    from refold.demo.report import console_on
+    from refold.demo.run import run_demo
+
+    _exit(run_demo(git, home, console_on(sys.stdout)))
 
 
 def bench_rebuild(
