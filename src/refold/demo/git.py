@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shutil
 import subprocess
@@ -131,8 +132,9 @@ def _environment(current: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cut(pipe: IO[bytes] | None) -> Generator[bytes, None, None]:
+    assert isinstance(pipe, io.BufferedReader)  # noqa: S101 - so Popen makes it
     rest = b""
-    while pipe is not None and (chunk := pipe.read(_CHUNK)):
+    while chunk := pipe.read1(_CHUNK):  # what is there: git may be slow, and Ctrl-C should not wait for a full chunk
         *whole, rest = (rest + chunk).split(b"\0")
         yield from whole
     if rest:

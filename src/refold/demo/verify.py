@@ -109,7 +109,7 @@ def verify(
 def _files_check(tree: dict[bytes, tuple[str, str]], rows: Iterable[FileRow]) -> Check:
     found, twice = _by_name((_path_bytes(row.path), (row.mode, row.blob)) for row in rows)
     return Check(
-        "files alive at HEAD",
+        "files at HEAD",
         "git ls-tree -r HEAD",
         _told(len(tree), "file"),
         _told(len(found), "file"),
@@ -126,7 +126,7 @@ def _directories_check(tree: Iterable[bytes], rows: Iterable[DirectoryRow]) -> C
             end = path.find(b"/", end + 1)
     found, twice = _by_name((_path_bytes(row.path), row.files) for row in rows)
     return Check(
-        "files in each directory",
+        "files by directory",
         "git ls-tree -r HEAD",
         _told(len(counts), "directory", "directories"),
         _told(len(found), "directory", "directories"),
@@ -137,8 +137,8 @@ def _directories_check(tree: Iterable[bytes], rows: Iterable[DirectoryRow]) -> C
 def _commits_check(shortlog: Mapping[str, int], rows: list[AuthorRow]) -> Check:
     found, twice = _by_name((row.author, row.commits) for row in rows)
     return Check(
-        "commits of each author",
-        "git shortlog -sne HEAD",
+        "commits by author",
+        "git shortlog -sne",
         _commits_told(shortlog),
         _commits_told(found),
         _differences(shortlog, found, twice),
@@ -148,7 +148,7 @@ def _commits_check(shortlog: Mapping[str, int], rows: list[AuthorRow]) -> Check:
 def _lines_check(numstat: Mapping[str, tuple[int, int]], rows: list[AuthorRow]) -> Check:
     found, twice = _by_name((row.author, (row.insertions, row.deletions)) for row in rows)
     return Check(
-        "lines of each author",
+        "lines by author",
         "git log --numstat",
         _lines_told(numstat),
         _lines_told(found),
@@ -245,7 +245,6 @@ def _lines_of(folder: Path, *arguments: str) -> Iterator[bytes]:
             capture_output=True,
             check=True,
             env={**environment, "LC_ALL": "C"},
-            start_new_session=True,  # Ctrl-C is for the demo
         )
     except OSError as error:
         raise ConfigurationError(f"git cannot be run to check the views: {error}") from error
