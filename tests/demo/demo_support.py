@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,12 @@ class Repo:
     def git(self, *arguments: str | bytes, stdin: bytes = b"", **environment: str) -> str:
         """Runs git in the repository; gives what it writes, without the last line's end."""
         done = subprocess.run(
-            ["git", *arguments], cwd=self.path, input=stdin, env=os.environ | environment, capture_output=True, check=False
+            ["git", *arguments],
+            cwd=self.path,
+            input=stdin,
+            env=os.environ | environment,
+            capture_output=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode(errors="surrogateescape").removesuffix("\n")
@@ -78,6 +84,12 @@ class Repo:
         return removed + added
 
 
+def database_in(home: Path) -> Path:
+    """The one database in the demo's folder."""
+    (found,) = home.glob("*.db")
+    return found
+
+
 class Shown(NamedTuple):
     """What a run of the demo came to."""
 
@@ -87,14 +99,9 @@ class Shown(NamedTuple):
 
     def rows(self, table: str, columns: str = "*") -> list[Any]:
         """Rows of a view in the database, in order of their first column; one column's values where one is asked for."""
-        with _reading(self.database) as connection:
+        with closing(sqlite3.connect(database_in(self.home))) as connection:
             rows = connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1").fetchall()
         return [row[0] if len(row) == 1 else row for row in rows]
-
-    @property
-    def database(self) -> Path:
-        (found,) = self.home.glob("*.db")
-        return found
 
     def views(self) -> dict[str, list[Any]]:
         """Everything in the three views that does not depend on where in the stream events stand."""
@@ -107,17 +114,6 @@ class Shown(NamedTuple):
     def tables(self) -> str:
         """What was printed from the tables on: the same in every run on the same history."""
         return self.text[self.text.index("Files that changed most") :]
-
-
-class _reading:
-    def __init__(self, database: Path) -> None:
-        self.connection = sqlite3.connect(database)
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self.connection
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
 
 
 async def demo(git: Path, home: Path, *, width: int = 200) -> Shown:

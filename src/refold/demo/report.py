@@ -18,8 +18,8 @@ from refold.demo.verify import Check
 
 __all__ = ["console_on", "print_authors", "print_checks", "print_directories", "print_files", "say"]
 
-_LONGEST: Final = 160
-"""Characters shown of a path; of a longer one its begin and end."""
+_LONGEST: Final = 100
+"""Characters shown of a path or author; of a longer one its begin and end."""
 
 
 def console_on(stream: TextIO) -> Console:
@@ -52,7 +52,7 @@ def print_authors(console: Console, views: Sequence[AuthorView], total: int) -> 
     table = _table("Authors with most commits", "author", "commits", "merges", "added", "removed")
     for view in views:
         numbers = (view.commits, view.merges, view.insertions, view.deletions)
-        _row(table, view.author, *numbers, f"{view.updated_at:%Y-%m-%d}")
+        _row(table, _shown(view.author), *numbers, f"{view.updated_at:%Y-%m-%d}")
     _print(console, table, len(views), total)
 
 
@@ -106,8 +106,8 @@ def _cell(cell: Any) -> Text:
     return Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell)))
 
 
-def _shown(path: str) -> str:
-    text = printable(path)
+def _shown(name: str) -> str:
+    text = printable(name)
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
 
