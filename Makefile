@@ -25,7 +25,7 @@ $(READY): $(RUNNABLE)
 .venv: $(READY)  ## Make the virtual environment (the other targets do it when needed).
 
 demo: $(RUNNABLE)  ## Turn a git history into views and check them; GIT=/path chooses another repository.
-	@$(BIN)/refold demo --git "$${GIT:-.}"
+	@$(BIN)/refold demo --git "$${GIT:-.}" $(ARGS)
 
 test: $(READY)  ## Run the tests, against real servers; ARGS="-k name" chooses.
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)

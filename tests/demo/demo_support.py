@@ -71,6 +71,20 @@ class Repo:
         self.git("update-ref", ref, commit)
         return commit
 
+    def grow(self, commits: int) -> None:
+        """Adds many small commits to the main branch at once."""
+        exists = bool(self.git("for-each-ref", "refs/heads/main"))
+        lines = []
+        for number in range(commits):
+            self.clock += 60
+            who = f"{(ANN, BOB)[number % 3 == 0]} {self.clock} +0000"
+            lines.append(f"commit refs/heads/main\nauthor {who}\ncommitter {who}\ndata 2\nm\n")
+            if number == 0 and exists:
+                lines.append("from refs/heads/main^0\n")
+            content = f"{number}\n" * (number % 5 + 1)
+            lines.append(f"M 100644 inline d{number % 40}/f{number % 300}\ndata {len(content)}\n{content}\n")
+        self.git("fast-import", "--quiet", stdin="".join(lines).encode())
+
     def _lines(self, files: Mapping[str | bytes, Entry]) -> list[bytes]:
         removed, added = [], []
         for path, entry in files.items():

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refold.cli.context import Context
+from refold.cli.context import INTERRUPTED, Context
 from refold.engine.policy import ErrorPolicy
 
 __all__ = ["add_to"]
@@ -41,7 +41,12 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
 
 
 def _exit(work: Coroutine[Any, Any, int]) -> None:
-    raise typer.Exit(asyncio.run(work))
+    try:
+        code = asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.stderr.write(INTERRUPTED)  # typer would end without a word
+        code = 130
+    raise typer.Exit(code)
 
 
 def rebuild(
