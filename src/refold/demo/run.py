@@ -84,11 +84,9 @@ async def _fill(app: App, repository: Repository, console: Console) -> None:
         say(console, f"Starting the stream anew: {plan.reason}.", "yellow")
     imported = await _import(app, repository, plan, console)
     results = await _rebuild(app, console)
-    say(
-        console,
-        f"{imported.commits:,} new commits made {imported.added:,} new events. All {imported.events:,} events were folded "
-        f"into {sum(result.views for result in results):,} views in {max(result.seconds for result in results):.2f} s.",
-    )
+    views, seconds = sum(result.views for result in results), max(result.seconds for result in results)
+    say(console, f"{imported.commits:,} new commits made {imported.added:,} new events.")
+    say(console, f"All {imported.events:,} events were folded into {views:,} views in {seconds:.2f} s.")
     console.print()
 
 
@@ -112,7 +110,7 @@ async def _rebuild(app: App, console: Console) -> list[RebuildResult]:
         task = bars.add_task("Rebuilding views  ", total=None, told="")
 
         def show(progress: RebuildProgress) -> None:
-            left = f", {progress.eta_seconds:.0f} s left" if progress.eta_seconds else ""
+            left = f", {progress.eta_seconds:.0f} s left" if (progress.eta_seconds or 0) >= 1 else ""
             told = f"{progress.events:,} events, {progress.events_per_s:,.0f}/s{left}"
             bars.update(task, completed=progress.position, total=max(progress.head, 1), told=told)
 
