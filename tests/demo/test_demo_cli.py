@@ -56,8 +56,10 @@ def slow_demo(repo: Repo, home: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
+        # What runs in the background has SIGINT ignored, and its children too.
+        listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         process = subprocess.Popen(
-            [*REFOLD, "demo", "--git", str(repo.path), "--home", str(home)],
+            [*REFOLD[:2], f"{listening}; {REFOLD[2]}", "demo", "--git", str(repo.path), "--home", str(home)],
             env=os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

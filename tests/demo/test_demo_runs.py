@@ -202,6 +202,14 @@ async def test_two_demos_in_one_folder(repo: Repo, home: Path, monkeypatch: pyte
     assert (await demo(repo.path, home)).code == 0
 
 
+async def test_a_folder_that_is_there_is_used_as_it_is(repo: Repo, home: Path) -> None:
+    repo.commit({"a": b"1\n"})
+    os.mkdir(home)
+    (home / ".gitignore").write_text("mine\n")
+    assert (await demo(repo.path, home)).code == 0
+    assert (home / ".gitignore").read_text() == "mine\n"
+
+
 async def test_several_repositories_share_a_folder(tmp_path: Path, home: Path) -> None:
     one, two = Repo(tmp_path / "one" / "same name"), Repo(tmp_path / "two" / "same name")
     one.commit({"a": b"1\n"})

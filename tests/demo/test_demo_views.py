@@ -60,8 +60,16 @@ async def test_files_that_come_change_move_and_go(repo: Repo, home: Path) -> Non
         (ANN, 3, 0, 50 + 1 + 1 + 1 + 1 + 1, 1),
         (BOB, 2, 0, 2, 1),
     ]
-    # The move comes before `dir` loses its last other file, so `dir` lives on.
     assert shown.rows("directories", "path, files, changes") == [(".", 4, 12), ("dir", 1, 3), ("dir/sub", 1, 1)]
+
+
+async def test_a_directory_lives_on_when_all_its_files_are_replaced_at_once(repo: Repo, home: Path) -> None:
+    repo.commit({"d/a": b"1\n", "d/b": b"2\n", "e/a": b"1\n"})
+    repo.commit({"d/a": None, "d/b": None, "d/z": b"other\n", "e/a": None})
+    repo.commit({"e/a": b"again\n"})
+    shown = await demo(repo.path, home)
+    assert shown.code == 0, shown.text
+    assert shown.rows("directories", "path, files, changes") == [(".", 2, 8), ("d", 1, 5), ("e", 1, 1)]
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
@@ -107,11 +115,13 @@ async def test_two_histories_joined_and_a_foxtrot_merge(repo: Repo, home: Path) 
     first = repo.commit({"a": b"1\n"})
     other = repo.commit({"sub/b": b"2\n"}, parents=[], ref="refs/heads/other", author=BOB)
     joined = repo.commit({"sub/b": b"2\n"}, parents=[first, other])
+    assert (await demo(repo.path, home)).rows("files", "path") == ["a", "sub/b"]
     topic = repo.commit({"t": b"t\n"}, parents=[first], ref="refs/heads/topic")
     repo.commit({"sub/b": b"2\n"}, parents=[topic, joined])  # the former main line comes in as the second parent
     shown = await demo(repo.path, home)
     assert shown.code == 0, shown.text
-    assert shown.rows("files", "path") == ["a", "sub/b", "t"]
+    assert "anew: HEAD does not follow" in shown.text
+    assert shown.rows("files", "path, changes") == [("a", 1), ("sub/b", 1), ("t", 1)]
     assert shown.rows("authors", "author, commits, merges") == [(ANN, 4, 2), (BOB, 1, 0)]
 
 

@@ -180,8 +180,9 @@ async def _held(home: Path) -> AsyncIterator[tuple[int, ...]]:
 
 def _lock_file(home: Path) -> BinaryIO:
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        (home / ".gitignore").write_text("*\n", encoding="utf-8")
+        if not home.is_dir():
+            home.mkdir(parents=True)
+            (home / ".gitignore").write_text("*\n", encoding="utf-8")
         return (home / "lock").open("ab")
     except OSError as error:
         raise ConfigurationError(
