@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ from refold.errors import ConfigurationError
 
 def added(text: str) -> tuple[int, int]:
     """How many commits and events a run says that it added."""
-    line = next(line for line in text.splitlines() if " new commits made " in line)
-    words = line.replace(",", "").split()
-    return int(words[0]), int(words[4])
+    commits, events = re.findall("^([0-9,]+) new commits? made ([0-9,]+) new events?[.]$", text, re.MULTILINE)[0]
+    return int(commits.replace(",", "")), int(events.replace(",", ""))
 
 
 async def test_a_second_run_adds_nothing_and_prints_the_same(repo: Repo, home: Path) -> None:

@@ -16,7 +16,7 @@ from refold.demo.paths import printable
 from refold.demo.projections import AuthorView, DirectoryView, FileView
 from refold.demo.verify import Check
 
-__all__ = ["console_on", "print_authors", "print_checks", "print_directories", "print_files", "say"]
+__all__ = ["console_on", "counted", "print_authors", "print_checks", "print_directories", "print_files", "say"]
 
 _LONGEST: Final = 100
 """Characters shown of a path or author; of a longer one its begin and end."""
@@ -32,6 +32,11 @@ def console_on(stream: TextIO) -> Console:
 def say(console: Console, line: str, style: str = "") -> None:
     """Prints a line without looking for markup in it, or cutting it where a path is long."""
     console.print(Text(printable(line), style=style), soft_wrap=True)
+
+
+def counted(number: int, what: str) -> str:
+    """A number and what it counts: ``1 commit``, ``1,200 commits``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def print_files(console: Console, views: Sequence[FileView], total: int) -> None:

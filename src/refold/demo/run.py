@@ -19,7 +19,7 @@ from refold.app import App
 from refold.demo.history import Repository
 from refold.demo.importer import Imported, Plan, import_history, plan_import
 from refold.demo.projections import Authors, Directories, Files
-from refold.demo.report import print_authors, print_checks, print_directories, print_files, say
+from refold.demo.report import counted, print_authors, print_checks, print_directories, print_files, say
 from refold.demo.verify import verify
 from refold.embedded import EmbeddedNats, find_nats_server
 from refold.engine.rebuild import Progress as RebuildProgress
@@ -85,8 +85,8 @@ async def _fill(app: App, repository: Repository, console: Console) -> None:
     imported = await _import(app, repository, plan, console)
     results = await _rebuild(app, console)
     views, seconds = sum(result.views for result in results), max(result.seconds for result in results)
-    say(console, f"{imported.commits:,} new commits made {imported.added:,} new events.")
-    say(console, f"All {imported.events:,} events were folded into {views:,} views in {seconds:.2f} s.")
+    say(console, f"{counted(imported.commits, 'new commit')} made {counted(imported.added, 'new event')}.")
+    say(console, f"{counted(imported.events, 'event')} folded into {counted(views, 'view')} in {seconds:.2f} s.")
     console.print()
 
 
