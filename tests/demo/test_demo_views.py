@@ -280,11 +280,11 @@ HOSTILE = """
 
 async def test_configuration_that_changes_what_git_writes(repo: Repo, home: Path, plain_git: Path) -> None:
     text = b"".join(b"line %d\n" % n for n in range(50))
-    first = repo.commit({"ä/a": text, "ä/other": text[::-1], "m": ("160000", b"1" * 40)}, author="Jürgen <j@x>")
+    first = repo.commit({"ä/a": text, "ä/x": text[::-1], "m": ("160000", b"1" * 40)}, author="Jürgen <j@x>")
     side = repo.commit({"side": b"1\n"}, parents=[first], ref="refs/heads/side")
-    moved: dict[str | bytes, Entry] = {"ä/a": None, "ä/other": None, "ä/b": text + b"1\n", "ä/c": text[::-1] + b"1\n"}
+    moved: dict[str | bytes, Entry] = {"ä/a": None, "ä/x": None, "ä/b": text + b"1\n", "ä/c": text[::-1] + b"1\n"}
     second = repo.commit({**moved, "m": ("160000", b"2" * 40)})
-    second = repo.commit({"copy": text + b"1\n"})
+    second = repo.commit({"copy": text + b"1\n", "ä/b": text + b"1\n2\n"})
     repo.commit({"side": b"1\n", "evil": b"1\n"}, parents=[second, side])
     expected = await demo(repo.path, home)
     (plain_git / ".gitconfig").write_text(HOSTILE)
