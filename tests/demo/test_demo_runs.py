@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from demo_support import ANN, BOB, Entry, Repo, database_in, demo
 
@@ -200,6 +201,20 @@ async def test_two_demos_in_one_folder(repo: Repo, home: Path, monkeypatch: pyte
         with pytest.raises(ConfigurationError, match="another demo, or a nats-server that one left, uses"):
             await demo(repo.path, home)
     assert (await demo(repo.path, home)).code == 0
+
+
+async def test_the_server_holds_the_lock_too(repo: Repo, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run after a killed one waits until that one's server has ended."""
+    repo.commit({"a": b"1\n"})
+    holders = []
+
+    async def looking(app: Any, console: Any) -> None:
+        for child in psutil.Process().children():
+            holders.extend(child.name() for file in child.open_files() if file.path == str(home / "lock"))
+
+    monkeypatch.setattr(refold.demo.run, "_show", looking)
+    assert (await demo(repo.path, home)).code == 0
+    assert holders == ["nats-server"]
 
 
 async def test_a_folder_that_is_there_is_used_as_it_is(repo: Repo, home: Path) -> None:
