@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.view import Kind, Row, View, ViewSchema
 
 __all__ = ["Unpackable", "ViewCache"]
@@ -51,7 +52,7 @@ class ViewCache(Generic[V]):
     __slots__ = ("_cool", "_decode", "_encode", "_packed", "_schema", "capacity", "hot", "packed_bytes", "unpackable")
 
     def __init__(self, schema: ViewSchema[V], capacity: int) -> None:
-        self.hot: dict[str, V] = {}
+        self.hot: Any = {} if speedups.Views is None else speedups.Views()
         self.unpackable: set[str] = set()
         self.packed_bytes = 0
         self.capacity = capacity
@@ -119,8 +120,9 @@ class ViewCache(Generic[V]):
     def drain_views(self) -> Iterator[tuple[str, V]]:
         """Every other view with its key, leaving the cache as it goes."""
         for views in (self.hot, self._cool):
-            while views:
-                yield views.popitem()
+            items = views.items()
+            yield from list(items)
+            views.clear()
 
     def _age(self) -> None:
         for key, view in self._cool.items():
@@ -131,5 +133,5 @@ class ViewCache(Generic[V]):
             else:
                 self._packed[key] = packed
                 self.packed_bytes += len(packed) + _OVERHEAD
-        self._cool = self.hot.copy()
+        self._cool = dict(self.hot.items())
         self.hot.clear()
