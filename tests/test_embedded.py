@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -226,3 +227,21 @@ def test_it_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     while server.is_running() and server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_lock_that_it_holds_lasts_until_it_has_ended(own_nats: Make, tmp_path: Path) -> None:
+    def free() -> bool:
+        with (tmp_path / "lock").open("ab") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    with (tmp_path / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = own_nats(held=[lock.fileno()])
+        await server.start()
+    async with server:
+        assert not free()
+    assert free()

@@ -48,6 +48,7 @@ class App:
         name: the application's name: lower-case letters, digits, ``_`` and ``-``; also its stream's, unless told otherwise.
         limits: how much memory rebuilds may take.
         clock: gives events their time.
+        environment: False leaves environment and ``.env`` alone: what `settings` do not say has its default.
         settings: any of `refold.config.Settings`; what is left out comes from the environment (``REFOLD_NATS_URL``,
             ``REFOLD_DATABASE_URL``, …) or ``.env``.
 
@@ -56,12 +57,18 @@ class App:
     """
 
     def __init__(
-        self, name: str, *, limits: RebuildLimits | None = None, clock: Clock | None = None, **settings: Any
+        self,
+        name: str,
+        *,
+        limits: RebuildLimits | None = None,
+        clock: Clock | None = None,
+        environment: bool = True,
+        **settings: Any,
     ) -> None:
         if not name or not name.replace("_", "a").replace("-", "a").isalnum() or name != name.lower():
             raise ConfigurationError(f"app name {name!r}: use lower-case letters, digits, _ and -")
         self.name = name
-        self.settings: Settings = load_settings(**settings)
+        self.settings: Settings = load_settings(environment=environment, **settings)
         self.stream = self.settings.stream or name
         self.scheme = SubjectScheme(self.settings.subject_scheme, self.settings.subject_prefix)
         self.codec = codec_named(self.settings.codec)

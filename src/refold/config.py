@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from refold.errors import ConfigurationError
 from refold.jetstream.settings import NatsSettings
@@ -84,8 +84,27 @@ class Settings(BaseSettings):
         )
 
 
-def load_settings(**given: Any) -> Settings:
+class _GivenSettings(Settings):
+    """Settings that only arguments tell."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the base class has it so
+        init_settings: PydanticBaseSettingsSource,
+        *others: Any,  # noqa: ARG003
+        **named: Any,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments alone."""
+        return (init_settings,)
+
+
+def load_settings(*, environment: bool = True, **given: Any) -> Settings:
     """Settings from arguments (None: not given), environment and ``.env``.
+
+    Args:
+        environment: False looks at the arguments alone.
+        given: by name.
 
     Raises:
         ConfigurationError: a value is not of its type, or a name is not known; it names the settings, never a value.
@@ -96,7 +115,8 @@ def load_settings(**given: Any) -> Settings:
             f"settings {', '.join(unknown)} are not known; there are {', '.join(Settings.model_fields)}"
         )
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        kind = Settings if environment else _GivenSettings
+        return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigurationError(f"settings are wrong (arguments, REFOLD_… variables, .env): {wrong}") from None

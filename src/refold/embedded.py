@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -59,6 +60,8 @@ class EmbeddedNats:
         config: further configuration in the server's own language (authorization, tls, cluster, …); it comes last, so
             it also overrides. Not for a TLS handshake before INFO (``handshake_first``).
         log: file that the server's output is added to; by default a temporary one.
+        held: file descriptors that the server holds too (not on Windows): a lock on one of them (``flock``) lasts until
+            the server has ended, even where its parent was killed.
 
     Raises:
         ConfigurationError: on entering: there is no server program, or the store or log cannot be made.
@@ -73,12 +76,14 @@ class EmbeddedNats:
         binary: Path | None = None,
         config: str | None = None,
         log: Path | None = None,
+        held: Sequence[int] = (),
     ) -> None:
         self._store = store
         self._port = port
         self._binary = binary
         self._config = config or ""
         self._log = log
+        self._held = held
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -180,6 +185,7 @@ class EmbeddedNats:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
+                    pass_fds=self._held,
                     start_new_session=True,  # Ctrl-C is for the parent, which then stops the server in order
                 )
         except OSError as error:

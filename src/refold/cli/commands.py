@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refold.cli.context import Context
+from refold.cli.context import INTERRUPTED, Context
 from refold.engine.policy import ErrorPolicy
 
 __all__ = ["add_to"]
@@ -35,11 +36,17 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     """Adds every command."""
     cli.command("rebuild")(rebuild)
     cli.command("import")(import_file)
+    cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
 
 
 def _exit(work: Coroutine[Any, Any, int]) -> None:
-    raise typer.Exit(asyncio.run(work))
+    try:
+        code = asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.stderr.write(INTERRUPTED)  # typer would end without a word
+        code = 130
+    raise typer.Exit(code)
 
 
 def rebuild(
@@ -85,6 +92,21 @@ def import_file(
     from refold.cli.importing import run_import
 
     _exit(run_import(file, stream, codec, as_json=as_json))
+
+
+def demo(
+    git: Annotated[
+        Path, typer.Option(metavar="PATH", help="A folder of the repository; by default the one you are in.")
+    ] = Path(),
+    home: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the server's streams and the database are kept.")
+    ] = Path(".demo"),
+) -> None:
+    """Turn a git repository's history into events and three views, and compare these with git itself."""
+    from refold.demo.report import console_on
+    from refold.demo.run import run_demo
+
+    _exit(run_demo(git, home, console_on(sys.stdout)))
 
 
 def bench_rebuild(

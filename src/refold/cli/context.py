@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from refold.errors import ConfigurationError, RefoldError
 
 if TYPE_CHECKING:
     from refold.app import App
 
-__all__ = ["Context"]
+__all__ = ["INTERRUPTED", "Context"]
+
+INTERRUPTED: Final = "refold: interrupted; readers see what they saw before\n"
+"""What is said after Ctrl-C."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from refold.demo.events import Committed, FileChanged, FileCreated, FileDeleted
-from refold.demo.git import Git
+from refold.demo.git import Git, GitFailed
 from refold.demo.paths import key_of, path_text
 from refold.errors import ConfigurationError
 from refold.event import DomainEvent, event_type_of
@@ -39,6 +41,15 @@ _DIFF: Final = (
 _ORDER: Final = ("-z", "--reverse", "--topo-order")
 _HEADER: Final = "--format=tformat:%x01%H%x00%P%x00%ct%x00%aN <%aE>%x00%s%x00"
 _FIELDS: Final = 5
+
+_FORMAT: Final = b"1"
+"""Raise it when the same history becomes other events, so that streams of before are made anew."""
+
+_WANTED: Final = r"^(diff\..*|core\.(attributesfile|bigfilethreshold))$"
+"""Settings that decide how many lines a change has."""
+
+_MAX_SUBJECT: Final = 500
+"""Characters kept of a commit's first line: a message may be longer than an event may be."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = int((datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH).total_seconds())
@@ -83,18 +94,29 @@ class Repository:
         Raises:
             ConfigurationError: there is none, it has no commit yet, or git cannot read it.
         """
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{path} cannot be read: {reason}; give another with --git PATH") from error
+        if not is_folder:
+            raise ConfigurationError(f"{path} is no folder; give that of a git repository with --git PATH")
         start = Git(path)
         try:
             folder = Path(start.line("rev-parse", "--absolute-git-dir"))
             bare = start.line("rev-parse", "--is-inside-work-tree") != "true"
             top = folder if bare else Path(start.line("rev-parse", "--show-toplevel"))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{path} is no git repository; give one with --git PATH ({error})") from error
+        except GitFailed as failure:
+            raise ConfigurationError(
+                f"{path} is no git repository that git can use; give another with --git PATH (git says: {failure.reason})"
+            ) from failure
         git = Git(top)
         # No error and no output where HEAD names a branch that has no commit.
         head = git.read("rev-parse", "--verify", "--quiet", "HEAD^{commit}", nothing=1).decode().strip()
         if not head:
-            raise ConfigurationError(f"the git repository {top} has no commits yet; commit something, or give another")
+            raise ConfigurationError(
+                f"the git repository {top} has no commits yet; commit something, or give another with --git PATH"
+            )
         return cls(git, folder, head, bare)
 
     def continues(self, commit: str) -> bool:
@@ -112,17 +134,16 @@ class Repository:
         ones, when a shallow clone is deepened, or when another git may find other renames: then the events published
         are no longer what git says.
         """
-        digest = hashlib.sha256(self.git.read("version"))
-        wanted = r"^(diff\..*|core\.attributesfile)$"
-        digest.update(self.git.read("config", "--get-regexp", wanted, nothing=1))
+        digest = hashlib.sha256(_FORMAT + self.git.read("version"))
+        digest.update(self.git.read("config", "--get-regexp", _WANTED, nothing=1))
         digest.update(self._attributes())
         with closing(self.git.tokens("log", "-z", "--format=tformat:%H %P %aN <%aE>", commit)) as commits:
             for line in commits:
                 digest.update(line + b"\0")
         return digest.hexdigest()
 
-    def events(self, after: str | None = None) -> Iterator[DomainEvent[Any]]:
-        """The events of the history, parents before children, numbered within their aggregates.
+    def events(self, after: str | None = None) -> Generator[DomainEvent[Any], None, None]:
+        """The events of the history, parents before children, numbered within their aggregates. Close it to stop early.
 
         Args:
             after: only those of commits that this one of the main line does not hold; their numbers go on from its.
@@ -131,7 +152,7 @@ class Repository:
             ConfigurationError: git cannot read the repository.
         """
         versions: Counter[str] = Counter()
-        along = ("--first-parent", "--diff-merges=first-parent", "--raw", "--no-abbrev")
+        along = ("--first-parent", "-m", "--raw", "--no-abbrev")
         with (
             closing(self.git.tokens("log", *_ORDER, _HEADER, *_DIFF, *along, self.head)) as raw,
             closing(self.git.tokens("log", *_ORDER, _HEADER, *_DIFF, "--numstat", *self._range(after))) as numstat,
@@ -153,11 +174,15 @@ class Repository:
     def _attributes(self) -> bytes:
         anywhere = ("--", ":(top,glob)**/.gitattributes")
         own = self.git.folder / self.git.line("rev-parse", "--git-path", "info/attributes")
+        named = self.git.line("config", "--type=path", "--get", "core.attributesfile", nothing=1)
+        settings = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+        outside = [own, Path(named) if named else settings / "git" / "attributes"]
         if self.bare:
-            return self.git.read("log", "-1", "--format=%H", self.head, *anywhere) + _content(own)
+            committed = self.git.read("log", "-1", "--format=%H", self.head, *anywhere)
+            return committed + b"\0".join(map(_content, outside))
         names = self.git.read("ls-files", "-z", *anywhere)
         files = [self.git.folder / name.decode(errors="surrogateescape") for name in names.split(b"\0") if name]
-        return names + b"\0".join(map(_content, [own, *files]))
+        return names + b"\0".join(map(_content, [*outside, *files]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,7 +200,7 @@ class _Commit:
         id_, parents, time, author, subject = fields
         # Not every byte sequence in a commit is UTF-8, whatever its header says.
         text, title = (part.decode(errors="backslashreplace") for part in (author, subject))
-        return cls(id_.decode(), len(parents.split()), _time(time), text, title)
+        return cls(id_.decode(), len(parents.split()), _time(time), text, title[:_MAX_SUBJECT])
 
     def event(self, lines: list[_Lines]) -> DomainEvent[Committed]:
         """That it was made."""

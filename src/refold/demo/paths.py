@@ -61,8 +61,10 @@ def directories(text: str) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """A text without anything that could disturb a terminal."""
-    return _UNSEEMLY.sub("�", text)
+    r"""A text as a terminal can show it: what is no letter, mark, sign or space is escaped (``\n``, ``\u202e``)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _ESCAPE: Final = re.compile(r"\\([0-7]{3}|.)")

@@ -21,6 +21,9 @@ __all__ = ["AuthorRow", "Check", "DirectoryRow", "FileRow", "verify"]
 
 _SHOWN: Final = 5
 
+# Variables of git's that are no leftovers of another command.
+_SETTINGS: Final = ("GIT_CONFIG", "GIT_EXEC_PATH")
+
 
 class FileRow(Protocol):
     """What is looked at in a row of the files."""
@@ -106,10 +109,10 @@ def verify(
 def _files_check(tree: dict[bytes, tuple[str, str]], rows: Iterable[FileRow]) -> Check:
     found, twice = _by_name((_path_bytes(row.path), (row.mode, row.blob)) for row in rows)
     return Check(
-        "files alive at HEAD, with mode and content",
+        "files at HEAD",
         "git ls-tree -r HEAD",
-        f"{len(tree):,} files",
-        f"{len(found):,} files",
+        _told(len(tree), "file"),
+        _told(len(found), "file"),
         _differences(tree, found, twice),
     )
 
@@ -123,10 +126,10 @@ def _directories_check(tree: Iterable[bytes], rows: Iterable[DirectoryRow]) -> C
             end = path.find(b"/", end + 1)
     found, twice = _by_name((_path_bytes(row.path), row.files) for row in rows)
     return Check(
-        "files alive in each directory",
+        "files by directory",
         "git ls-tree -r HEAD",
-        f"{len(counts):,} directories",
-        f"{len(found):,} directories",
+        _told(len(counts), "directory", "directories"),
+        _told(len(found), "directory", "directories"),
         _differences(counts, found, twice),
     )
 
@@ -134,10 +137,10 @@ def _directories_check(tree: Iterable[bytes], rows: Iterable[DirectoryRow]) -> C
 def _commits_check(shortlog: Mapping[str, int], rows: list[AuthorRow]) -> Check:
     found, twice = _by_name((row.author, row.commits) for row in rows)
     return Check(
-        "commits of each author",
-        "git shortlog -sne HEAD",
-        f"{sum(shortlog.values()):,} commits of {len(shortlog):,} authors",
-        f"{sum(found.values()):,} commits of {len(found):,} authors",
+        "commits by author",
+        "git shortlog -sne",
+        _commits_told(shortlog),
+        _commits_told(found),
         _differences(shortlog, found, twice),
     )
 
@@ -145,12 +148,20 @@ def _commits_check(shortlog: Mapping[str, int], rows: list[AuthorRow]) -> Check:
 def _lines_check(numstat: Mapping[str, tuple[int, int]], rows: list[AuthorRow]) -> Check:
     found, twice = _by_name((row.author, (row.insertions, row.deletions)) for row in rows)
     return Check(
-        "lines added and removed by each author",
+        "lines by author",
         "git log --numstat",
         _lines_told(numstat),
         _lines_told(found),
         _differences(numstat, found, twice),
     )
+
+
+def _told(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _commits_told(commits: Mapping[Any, int]) -> str:
+    return f"{_told(sum(commits.values()), 'commit')} by {_told(len(commits), 'author')}"
 
 
 def _lines_told(lines: Mapping[Any, tuple[int, int]]) -> str:
@@ -224,7 +235,9 @@ def _lines_of(folder: Path, *arguments: str) -> Iterator[bytes]:
     """The lines that a git command writes, without their ends, paths quoted the way git does by default."""
     settings = ("core.quotePath=true", "log.showRoot=true", "log.showSignature=false", "diff.relative=false")
     options = [part for setting in (*settings, "i18n.logOutputEncoding=UTF-8") for part in ("-c", setting)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(_SETTINGS)
+    }
     try:
         done = subprocess.run(  # noqa: S603 (the arguments are this module's own)
             ["git", "-C", str(folder), "--no-pager", *options, *arguments],  # noqa: S607 (the git that people use)
