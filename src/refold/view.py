@@ -101,9 +101,11 @@ class ViewSchema(Generic[V]):
         view: the class.
         columns: its columns; the five of `View` come first.
         names: their names.
+        decoders: for columns whose cells are not the fields' values themselves, the column's number and what makes a value
+            of a cell; it raises where the cell is no such value.
     """
 
-    __slots__ = ("_decoders", "_encoders", "_get", "columns", "names", "view")
+    __slots__ = ("_encoders", "_get", "columns", "decoders", "names", "view")
 
     STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
 
@@ -114,7 +116,7 @@ class ViewSchema(Generic[V]):
         self._get: Callable[[V], Row] = attrgetter(*self.names)
         coders = [(i, *_coder(column)) for i, column in enumerate(self.columns) if _is_coded(column)]
         self._encoders = tuple((i, encode) for i, encode, _ in coders)
-        self._decoders = tuple((i, decode) for i, _, decode in coders)
+        self.decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = tuple((i, decode) for i, _, decode in coders)
 
     @staticmethod
     def of(view: type[V]) -> ViewSchema[V]:
@@ -143,7 +145,7 @@ class ViewSchema(Generic[V]):
     def thaw(self, row: Sequence[Any]) -> V:
         """The view that a row came from, equal to it in every field."""
         cells = list(row)
-        for i, decode in self._decoders:
+        for i, decode in self.decoders:
             if cells[i] is not None:
                 cells[i] = decode(cells[i])
         return self.view(**dict(zip(self.names, cells, strict=True)))

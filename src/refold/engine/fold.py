@@ -51,6 +51,13 @@ class Counts:
     failed: int = 0
     parked: int = 0
 
+    def add(self, others: Counts, times: int = 1) -> None:
+        """Counts what others counted, too; with -1, no more."""
+        self.duplicates += others.duplicates * times
+        self.ignored += others.ignored * times
+        self.failed += others.failed * times
+        self.parked += others.parked * times
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Deferred:
@@ -118,8 +125,14 @@ class Fold(Generic[V]):
         self._quarantined: set[str] = set()
         self._schema: ViewSchema[V] = self.spec.schema
         self._nested = any(column.kind is Kind.JSON for column in self._schema.columns)
-        make = self._careful_step if careful else self._keyed_step if self.spec.keyed else self._own_step
+        whole = only is None and not self.spec.keyed
+        make = self._careful_step if careful else self._own_step if whole else self._keyed_step
         self.steps: dict[str, Step] = {name: self._filtered(make(route)) for name, route in self.spec.routes.items()}
+
+    @property
+    def whole(self) -> bool:
+        """Whether it folds all keys, of which the database may take what memory does not."""
+        return self._only is None
 
     @property
     def shares_payloads(self) -> bool:
@@ -182,7 +195,7 @@ class Fold(Generic[V]):
         return step
 
     def _keyed_step(self, route: Route) -> Step:
-        """The fast step of views with keys of their own."""
+        """The fast step of views with keys of their own, or of some keys alone."""
 
         def step(event: DomainEvent[Any]) -> None:
             for key in self._admitted_keys(event, route):
@@ -200,8 +213,6 @@ class Fold(Generic[V]):
 
         def step(event: DomainEvent[Any]) -> None:
             for key in self._admitted_keys(event, route):
-                if self._only is not None and key not in self._only:
-                    continue
                 if key in self._quarantined:
                     self._record(_fault(self.spec, key, event, "follows a failed event of this view", parked=True))
                     continue
@@ -232,13 +243,19 @@ class Fold(Generic[V]):
     # -- One event, one view ---------------------------------------------------------------------------------------
 
     def _admitted_keys(self, event: DomainEvent[Any], route: Route) -> Collection[str]:
-        """The keys of the views that an event goes to; none for a duplicate, or where they cannot be told."""
+        """The keys of the views that an event goes to, as far as they are to be folded; none for a duplicate, or where they
+        cannot be told.
+        """
+        keys = self._keys(event, route)
+        return keys if self._only is None else [key for key in keys if key in self._only]
+
+    def _keys(self, event: DomainEvent[Any], route: Route) -> Collection[str]:
         if not self.spec.keyed:
             return (event.aggregate_id,)
         if self.spec.deduplicate:
             aggregate = (event.aggregate_type, event.aggregate_id)
             if event.version <= self.seen.get(aggregate, 0):
-                self.counts.duplicates += 1
+                self.counts.duplicates += self._only is None  # else it was counted, whatever keys it has
                 return ()
             self.seen[aggregate] = event.version
         if route.key is None and route.keys is None:
@@ -264,7 +281,7 @@ class Fold(Generic[V]):
         view = self.cache.recall(key)
         if view is not None:
             return view
-        if key in self.troubled or key in self.cache.unpackable:
+        if key in self.troubled:
             return None
         if self.spilled:
             self.deferred.append(Deferred(key, event, route))
@@ -356,6 +373,14 @@ class Fold(Generic[V]):
         self._forget(key)
         self.troubled.add(key)
 
+    def refuse(self, key: str, position: int, reason: str) -> None:
+        """Records a view that only the database itself refuses.
+
+        Raises:
+            HandlerError: the policy says halt.
+        """
+        self._record(Fault(self.spec.name, position, "", key, reason))
+
     def _forget(self, key: str) -> None:
         self.cache.drop(key)
         if key in self.stored:
@@ -405,12 +430,11 @@ class Fold(Generic[V]):
         for key, view in self.cache.drain_views():
             view.id = key
             try:
-                yield freeze(view)
-            except (TypeError, ValueError, RecursionError):
+                row = freeze(view)
+            except Exception:  # noqa: BLE001 (a view may hold anything)
                 self.trouble(key)
-        for key in self.cache.unpackable:
-            self.trouble(key)
-        self.cache.unpackable.clear()
+            else:
+                yield row
 
 
 def detached(event: DomainEvent[Any]) -> DomainEvent[Any]:
