@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from refold import DELETE, App, DomainEvent, Projector, View, event, on
+from refold import DELETE, App, DomainEvent, Projector, RebuildResult, View, event, on
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LONG_KEY: Final = "k" * 3_000
@@ -338,3 +338,30 @@ def _code(expected: Expected, said: dict[str, Any], position: int, *, quarantine
 
 def _time(position: int) -> datetime:
     return START + timedelta(seconds=position)
+
+
+# -- What there is, and what there should be ----------------------------------------------------------------------------
+
+
+async def shown(app: App, *projectors: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """What readers see, by projection and key."""
+    return {
+        projector.spec.name: {v.id: msgspec.structs.asdict(v) for v in await app.views(projector).find_all()}
+        for projector in projectors or PROJECTORS
+    }
+
+
+def views_of(expected: Mapping[str, Expected]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {name: one.views for name, one in expected.items()}
+
+
+def check_faults(result: RebuildResult, expected: Expected) -> None:
+    found = [(fault.position, fault.key, fault.parked) for fault in result.faults]
+    wanted = sorted(expected.faults, key=lambda fault: fault[0])
+    assert found == [fault[:3] for fault in wanted]
+    for fault, (position, _, _, part) in zip(result.faults, wanted, strict=True):
+        assert part in fault.reason, f"position {position}"
+        assert "�" not in fault.reason
+    parked = sum(fault[2] for fault in wanted)
+    assert (result.failed, result.parked) == (len(wanted) - parked, parked)
+    assert (result.duplicates, result.ignored) == (expected.counts["duplicates"], expected.counts["ignored"])

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import msgspec
 import pytest
 from chaos_domain import (
     PROJECTORS,
-    Expected,
     Message,
     bad_end,
+    check_faults,
     good_beginning,
     plain_fold,
     publish,
+    shown,
+    views_of,
 )
 
 from refold import App
-from refold.engine.rebuild import RebuildResult
 from refold.errors import RebuildHalted
-
-
-async def shown(app: App) -> dict[str, dict[str, dict[str, Any]]]:
-    """What readers see, by projection and key."""
-    return {
-        projector.spec.name: {v.id: msgspec.structs.asdict(v) for v in await app.views(projector).find_all()}
-        for projector in PROJECTORS
-    }
-
-
-def views_of(expected: Mapping[str, Expected]) -> dict[str, dict[str, dict[str, Any]]]:
-    return {name: one.views for name, one in expected.items()}
-
-
-def check_faults(result: RebuildResult, expected: Expected) -> None:
-    found = [(fault.position, fault.key, fault.parked) for fault in result.faults]
-    wanted = sorted(expected.faults, key=lambda fault: fault[0])
-    assert found == [fault[:3] for fault in wanted]
-    for fault, (position, _, _, part) in zip(result.faults, wanted, strict=True):
-        assert part in fault.reason, f"position {position}"
-        assert "�" not in fault.reason
-    parked = sum(fault[2] for fault in wanted)
-    assert (result.failed, result.parked) == (len(wanted) - parked, parked)
-    assert (result.duplicates, result.ignored) == (expected.counts["duplicates"], expected.counts["ignored"])
 
 
 async def begun(app: App) -> list[Message]:

@@ -123,6 +123,10 @@ class _Build:
     writer: GenerationWriter
     written: int = 0
 
+    def of(self, fold: Fold[Any]) -> _Build:
+        """The same with another fold, of which nothing is written yet."""
+        return _Build(self.projector, fold, self.writer)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Parts:
@@ -353,7 +357,7 @@ class _Pass:
                 careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policy=build.fold.policy)
                 # What the fast fold counted of these keys is counted once more, to be taken off.
                 fast: Fold[Any] = Fold(build.projector, only=only, policy=ErrorPolicy.SKIP)
-                again.append((build, *(dataclasses.replace(build, fold=fold, written=0) for fold in (careful, fast))))
+                again.append((build, build.of(careful), build.of(fast)))
         if not again:
             return
         await self._read([one for _, *both in again for one in both], "repairing")

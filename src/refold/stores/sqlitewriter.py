@@ -17,7 +17,7 @@ from sqlalchemy import exc
 
 from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow
-from refold.stores.catalog import compare_columns, describe, lost, owner, stranger, taken
+from refold.stores.catalog import compare_columns, describe, lost, owner, seen_rows, stranger, taken
 from refold.stores.conditions import askable
 from refold.stores.names import generation_table
 from refold.stores.queries import any_of
@@ -210,7 +210,7 @@ class SqliteGenerationWriter(GenerationWriter):
             connection.exec_driver_sql(
                 "INSERT INTO refold_seen (app, projection, projection_version, generation, aggregate_type, aggregate_id, "
                 "version) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*self._key, *row) for row in seen],
+                seen_rows(self._key, seen),
             )
         former = connection.exec_driver_sql(
             f"UPDATE refold_checkpoints SET state = 'retired', since = {_NOW} "
