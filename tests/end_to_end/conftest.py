@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: an app on a real stream and a real database, with and without the C part."""
+"""Fixtures of the end-to-end tests: an app on a real stream and a real database."""
 
 from __future__ import annotations
 
@@ -7,19 +7,8 @@ from typing import Any
 
 import pytest
 
-from refold import App, speedups
+from refold import App
 from refold.embedded import EmbeddedNats
-
-
-@pytest.fixture(params=["compiled", "python"])
-def speed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test with the C part, and once more as where there was no compiler."""
-    names = [name for name in vars(speedups) if not name.startswith("_") and name in speedups.__all__]
-    assert all(getattr(speedups, name) is not None for name in names), "the C part was not built"
-    if request.param == "python":
-        for name in names:
-            monkeypatch.setattr(speedups, name, None)
-    return str(request.param)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
