@@ -92,6 +92,9 @@ def act(view: Thing, event: DomainEvent[Any]) -> object:
         setattr(view, field, wrong)
     elif what == "right":
         setattr(view, value, copy.copy(RIGHT[value]))
+    elif what == "mend":
+        for field, right in RIGHT.items():
+            setattr(view, field, copy.copy(right))
     elif what == "raise":
         view.names.append("half-way")
         raise ValueError("on purpose")
@@ -289,7 +292,7 @@ def is_good(view: Thing) -> bool:
         lambda: type(view.whole) is int and -(2**63) <= view.whole < 2**63,
         lambda: type(view.money) is Decimal and view.money.is_finite(),
         lambda: type(view.real) is float and abs(view.real) < float("inf"),
-        lambda: view.when is None,
+        lambda: view.when is None,  # or aware, which it never is here
         lambda: type(view.names) is list and all(type(name) is str and "\0" not in name for name in view.names),
     )
     try:

@@ -22,16 +22,23 @@ from refold.stores import open_store
 from refold.stores.memory import MemoryStore
 from refold.view import ViewSchema
 
-ACTS = st.one_of(
-    st.sampled_from(["add", "delete", "replace", "return", "rename", "keep", "grow"]).map(lambda act: (act, None)),
-    st.sampled_from(sorted(RIGHT)).map(lambda field: ("right", field)),
-    st.sampled_from(sorted(WRONG)).map(lambda how: ("wrong", how)),
-    st.sampled_from(["raise", "nonsense"]).map(lambda act: (act, None)),
+GOOD = ["add"] * 10 + ["delete"] * 4 + ["mend"] * 8 + ["replace", "return", "rename", "keep", "keep", "grow", "grow"]
+ACTS = st.sampled_from(
+    [(act, None) for act in GOOD]
+    + [("right", field) for field in RIGHT]
+    + [("wrong", how) for how in WRONG]
+    + [("raise", None), ("nonsense", None)]
 )
 TAGS = st.lists(st.sampled_from(["x", "y", "z%.*", ""]), max_size=3)
 HISTORY = st.lists(
-    st.tuples(st.sampled_from([Changed, Touched]), st.sampled_from(["a", "b.1", "ünï"]), st.integers(1, 9), ACTS, TAGS),
-    max_size=30,
+    st.tuples(
+        st.sampled_from([Changed, Touched]),
+        st.sampled_from(["a", "b.1", "ünï", "d", "e"]),
+        st.integers(1, 9),
+        ACTS,
+        TAGS,
+    ),
+    max_size=40,
 )
 LIMITS = st.builds(
     RebuildLimits,

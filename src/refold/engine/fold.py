@@ -159,7 +159,10 @@ class Fold(Generic[V]):
 
     def view(self, key: str) -> V | None:
         """A view in memory, by key."""
-        return self.cache.get(key)
+        view = self.cache.get(key)
+        if view is not None:
+            view.id = key  # whatever a handler made of it
+        return view
 
     # -- Steps: one event type each --------------------------------------------------------------------------------
 
