@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from refold.errors import DefinitionError
+from refold.errors import DefinitionError, RowRefused
 
 __all__ = ["Column", "Index", "Kind", "Row", "View", "ViewSchema"]
 
@@ -131,16 +131,25 @@ class ViewSchema(Generic[V]):
         """The row of a view, which later changes of the view leave as it is. Values are not checked: see `refold.cells.refusals`.
 
         Raises:
-            TypeError, ValueError, RecursionError: a nested value cannot be encoded as JSON.
+            RowRefused: a field was deleted, or a nested value cannot be encoded as JSON.
         """
-        row = self._get(view)
-        if self._encoders:
-            cells = list(row)
-            for i, encode in self._encoders:
-                if cells[i] is not None:
+        try:
+            row = self._get(view)
+        except AttributeError as error:
+            raise RowRefused(f"view {view.id!r} has lost a field: {error}", key=view.id) from error
+        if not self._encoders:
+            return row
+        cells = list(row)
+        for i, encode in self._encoders:
+            if cells[i] is not None:
+                try:
                     cells[i] = encode(cells[i])
-            return tuple(cells)
-        return row
+                except Exception as error:
+                    column, value = self.columns[i], type(cells[i]).__name__
+                    raise RowRefused(
+                        f"column {column.name!r} ({column.kind.value}) cannot hold this {value}: {error}", key=view.id
+                    ) from error
+        return tuple(cells)
 
     def thaw(self, row: Sequence[Any]) -> V:
         """The view that a row came from, equal to it in every field."""

@@ -77,6 +77,7 @@ SPOILS: Final[dict[str, tuple[Callable[[Account], Any], str]]] = {
     "nan": (lambda view: setattr(view, "ratio", float("nan")), "no finite number"),
     "infinite": (lambda view: setattr(view, "ratio", float("-inf")), "no finite number"),
     "decimal nan": (lambda view: setattr(view, "money", Decimal("NaN")), "no finite number"),
+    "lost": (lambda view: delattr(view, "count"), "count"),
     "nested nul": (lambda view: setattr(view, "more", ["a\0b"]), "NUL"),
     "nested surrogate": (lambda view: setattr(view, "more", ["\ud800"]), "surrogates not allowed"),
     "nested huge": (lambda view: setattr(view, "more", [2**70]), "spoilt"),

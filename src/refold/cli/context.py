@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from refold.errors import ConfigurationError, RefoldError
@@ -44,14 +45,18 @@ class Context:
             found: object = importlib.import_module(module_name)
         except RefoldError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigurationError(
                 f"--app {self.app!r}: {module_name} cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        for name in attribute.split("."):
-            if not hasattr(found, name):
-                raise ConfigurationError(f"--app {self.app!r}: {module_name} has no attribute {attribute!r}")
-            found = getattr(found, name)
+        try:
+            found = attrgetter(attribute)(found)
+        except AttributeError as error:
+            raise ConfigurationError(f"--app {self.app!r}: {module_name} has no attribute {attribute!r}") from error
+        except Exception as error:
+            raise ConfigurationError(
+                f"--app {self.app!r}: {attribute} cannot be had: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, App):
             raise ConfigurationError(f"--app {self.app!r} is {type(found).__name__}, not a refold App")
         return found

@@ -434,7 +434,7 @@ class Fold(Generic[V]):
             view.id = key
             try:
                 row = freeze(view)
-            except Exception:  # noqa: BLE001 (a view may hold anything)
+            except RowRefused:
                 self.trouble(key)
             else:
                 yield row

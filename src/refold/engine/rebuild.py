@@ -292,7 +292,7 @@ class _Pass:
                 good = self._accepted(build, chunk, spilling=spilling)
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(self._send(build, good), name="refold-write")
+                writing = asyncio.create_task(self._send(build, good, spilling=spilling), name="refold-write")
             if writing is not None:
                 await writing
         except BaseException:
@@ -302,33 +302,40 @@ class _Pass:
         self._tell("writing", build.written, self._state.last, self._began, force=True)
 
     def _accepted(self, build: _Build, rows: list[Row], *, spilling: bool) -> list[Row]:
-        """The rows that stores take. The others stay in memory, for a later event may mend them; in the end, their keys are
-        to be folded again carefully.
-        """
+        """The rows that stores take."""
         refused = {error.key for error in refusals(build.fold.spec.schema, rows)}
         if not refused:
             return rows
         for row in rows:
             if row[0] in refused:
-                if spilling:
-                    build.fold.cache.put_back(row)
-                else:
-                    build.fold.trouble(row[0])
+                self._leave_out(build, row, spilling=spilling)
         return [row for row in rows if row[0] not in refused]
 
-    async def _send(self, build: _Build, rows: list[Row]) -> None:
+    def _leave_out(self, build: _Build, row: Row, *, spilling: bool) -> None:
+        """Keeps a bad row in memory, for a later event may mend it; in the end, its key is to be folded again carefully."""
+        if spilling:
+            build.fold.cache.put_back(row)
+        else:
+            build.fold.trouble(row[0])
+
+    async def _send(self, build: _Build, rows: list[Row], *, spilling: bool) -> None:
         fold = build.fold
         known = fold.stored | fold.deleted
         again = [row for row in rows if row[0] in known] if known else []
         fresh = [row for row in rows if row[0] not in known] if known else rows
-        fresh = await self._put(build, fresh, build.writer.insert)
-        again = await self._put(build, again, build.writer.upsert)
+        fresh = await self._put(build, fresh, build.writer.insert, spilling=spilling)
+        again = await self._put(build, again, build.writer.upsert, spilling=spilling)
         build.written += len(fresh)
         fold.stored.difference_update(row[0] for row in again)
         fold.deleted.difference_update(row[0] for row in again)
 
     async def _put(
-        self, build: _Build, rows: list[Row], write: Callable[[Sequence[Row]], Awaitable[None]]
+        self,
+        build: _Build,
+        rows: list[Row],
+        write: Callable[[Sequence[Row]], Awaitable[None]],
+        *,
+        spilling: bool,
     ) -> list[Row]:
         """Writes rows but for those that only the database itself refuses; gives those written."""
         while rows:
@@ -342,7 +349,7 @@ class _Pass:
                 if build.fold.careful:
                     build.fold.refuse(refused[0], refused[4], str(error))
                 else:
-                    build.fold.trouble(refused[0])  # folded again, so that later events do not begin it anew
+                    self._leave_out(build, refused, spilling=spilling)
                 rows = [row for row in rows if row is not refused]
         return rows
 

@@ -125,6 +125,13 @@ class SqliteStore(SqlStore):
         return {column.name: column.type.compile(dialect) for column in table.columns}
 
     def _connect(self) -> sqlite3.Connection:
+        # Waiting mends neither, so that they are no StoreUnavailable.
+        if not self.path.parent.is_dir():
+            raise StoreError(
+                f"{self.location}: there is no folder {self.path.parent}; make it, or change the database URL"
+            )
+        if self.path.is_dir():
+            raise StoreError(f"{self.location} is a folder; name a file in it in the database URL")
         # Transactions are begun by hand: the driver opens none for DDL, and none of the kind that a writer needs.
         connection = sqlite3.connect(
             self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
