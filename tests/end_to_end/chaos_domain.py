@@ -68,8 +68,25 @@ def _raise(view: Account) -> None:
     raise ValueError("on purpose")
 
 
+class Rude(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not for you")
+
+
+def _raise_rudely(view: Account) -> None:
+    raise Rude
+
+
+def _raise_oddly(view: Account) -> None:
+    raise ValueError("\ud800\x1b[2J\0\nodd")
+
+
 SPOILS: Final[dict[str, tuple[Callable[[Account], Any], str]]] = {
     "raise": (_raise, "handler 'spoilt' raised ValueError: on purpose"),
+    "rude": (_raise_rudely, "raised Rude: (without a text) on spoilt"),
+    "odd": (_raise_oddly, r"raised ValueError: \ud800\x1b[2J\x00\nodd on spoilt"),
     "nul": (lambda view: setattr(view, "text", "a\0b"), "NUL"),
     "surrogate": (lambda view: setattr(view, "text", "\ud800"), "surrogate"),
     "huge": (lambda view: setattr(view, "count", 2**70), "64 bit"),
@@ -362,7 +379,7 @@ def check_faults(result: RebuildResult, expected: Expected) -> None:
     assert found == [fault[:3] for fault in wanted]
     for fault, (position, _, _, part) in zip(result.faults, wanted, strict=True):
         assert part in fault.reason, f"position {position}"
-        assert "�" not in fault.reason
+        assert fault.reason.isprintable()
     parked = sum(fault[2] for fault in wanted)
     assert (result.failed, result.parked) == (len(wanted) - parked, parked)
     assert (result.duplicates, result.ignored) == (expected.counts["duplicates"], expected.counts["ignored"])

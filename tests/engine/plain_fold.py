@@ -288,6 +288,8 @@ class _OneView:
 def is_good(view: Thing) -> bool:
     """Whether every field is one that stores take; looked at with no regard to speed."""
     checks: Sequence[Callable[[], bool]] = (
+        lambda: "\0" not in view.id,
+        lambda: all("\0" not in name for name in view.shared or ()),
         lambda: type(view.text) is str and len(view.text.encode()) <= 2_000 and "\0" not in view.text,
         lambda: type(view.whole) is int and -(2**63) <= view.whole < 2**63,
         lambda: type(view.money) is Decimal and view.money.is_finite(),

@@ -29,7 +29,7 @@ ACTS = st.sampled_from(
     + [("wrong", how) for how in WRONG]
     + [("raise", None), ("nonsense", None)]
 )
-TAGS = st.lists(st.sampled_from(["x", "y", "z%.*", ""]), max_size=3)
+TAGS = st.lists(st.sampled_from(["x", "y", "z%.*", "", "n\0"]), max_size=3)
 HISTORY = st.lists(
     st.tuples(
         st.sampled_from([Changed, Touched]),

@@ -164,7 +164,7 @@ def _tell(folds: Sequence[Fold[Any]], tokens: tuple[str, str, str], position: in
 
 
 def _mismatch(event: DomainEvent[Any]) -> str:
-    said = f"{event.aggregate_type} {event.aggregate_id!r}, {event.type!r}"
+    said = f"{event.aggregate_type!r} {event.aggregate_id!r}, {event.type!r}"
     return f"the envelope says {said:.300}, and its subject says otherwise"
 
 

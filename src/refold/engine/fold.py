@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import ErrorPolicy, Fault
+from refold.engine.policy import ErrorPolicy, Fault, told
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.errors import HandlerError, RowRefused
 from refold.event import DomainEvent
@@ -236,7 +236,7 @@ class Fold(Generic[V]):
             try:
                 wanted = predicate(event)
             except Exception as error:  # noqa: BLE001
-                self.unreadable(event.position, "", f"predicate raised {_told(error)}")
+                self.unreadable(event.position, "", f"predicate raised {told(error)}")
                 return
             if wanted:
                 step(event)
@@ -264,9 +264,9 @@ class Fold(Generic[V]):
         if route.key is None and route.keys is None:
             return (event.aggregate_id,)
         try:
-            keys = (route.key(event),) if route.key else tuple(dict.fromkeys(route.keys(event)))  # type: ignore[misc]
+            keys = (route.key(event),) if route.key else _several(route.keys(event))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001
-            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {_told(error)}")
+            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {told(error)}")
             return ()
         if not all(isinstance(key, str) and key for key in keys):
             self.unreadable(
@@ -445,6 +445,12 @@ def detached(event: DomainEvent[Any]) -> DomainEvent[Any]:
     return msgspec.structs.replace(event, payload=copy.deepcopy(event.payload))
 
 
+def _several(keys: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise TypeError(f"keys= gave one text, {keys!r:.80}, not several; use key=")
+    return tuple(dict.fromkeys(keys))
+
+
 def _fault(spec: ProjectorSpec[Any], key: str, event: DomainEvent[Any], reason: str, *, parked: bool = False) -> Fault:
     return Fault(spec.name, event.position, "", key, reason, parked)
 
@@ -452,8 +458,4 @@ def _fault(spec: ProjectorSpec[Any], key: str, event: DomainEvent[Any], reason: 
 def _reason(route: Route, error: Exception) -> str:
     if isinstance(error, (RowRefused, Unpackable)):
         return f"after {route.event_type.name}: {error}"
-    return f"handler {route.handler!r} raised {_told(error)} on {route.event_type.name}"
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+    return f"handler {route.handler!r} raised {told(error)} on {route.event_type.name}"
