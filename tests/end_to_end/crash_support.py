@@ -128,6 +128,8 @@ class Ledger:
                 process.kill()
                 process.communicate()
         assert "Traceback" not in errors
+        assert process.returncode in (0, 130, -signal.SIGKILL), errors
+        assert process.returncode != 130 or "readers see what they saw" in errors, errors
         self.wait_for_sessions()
         return process.returncode
 

@@ -58,9 +58,6 @@ def main() -> None:
     except RefoldError as error:
         sys.stderr.write(f"refold: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("refold: interrupted; readers see what they saw before\n")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

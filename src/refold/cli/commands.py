@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from enum import Enum
 from pathlib import Path
@@ -38,8 +39,19 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     bench.command("rebuild")(bench_rebuild)
 
 
-def _exit(work: Coroutine[Any, Any, int]) -> None:
-    raise typer.Exit(asyncio.run(work))
+def _exit(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
+    """Runs a command and exits.
+
+    Args:
+        work: gives the exit code.
+        interrupted: what to say after Ctrl-C.
+    """
+    try:
+        code = asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"refold: interrupted; {interrupted}\n")
+        code = 130
+    raise typer.Exit(code)
 
 
 def rebuild(
@@ -68,7 +80,8 @@ def rebuild(
             accept_incomplete=accept_incomplete,
             accept_truncated=accept_truncated,
             as_json=as_json,
-        )
+        ),
+        interrupted="readers see what they saw before",
     )
 
 
@@ -84,7 +97,10 @@ def import_file(
     """Publish events from a file. Bad lines are told by number, and the good ones are published all the same."""
     from refold.cli.importing import run_import
 
-    _exit(run_import(file, stream, codec, as_json=as_json))
+    _exit(
+        run_import(file, stream, codec, as_json=as_json),
+        interrupted="import it again, and what is there stays as it is",
+    )
 
 
 def bench_rebuild(
