@@ -244,6 +244,10 @@ def bad_end(script: Script) -> Script:
         script.say("added", account, 3, amount=2, tags=["s"])
     script.say("spoilt", "spoilt at once", 1, how="huge")
     script.say("noted", "spoilt at once", 2, text="no row")
+    script.say("spoilt", "spoilt twice", 1, how="huge")
+    script.say("closed", "spoilt twice", 2)
+    script.say("added", "spoilt twice", 3, amount=1)
+    script.say("spoilt", "spoilt twice", 4, how="huge")
     script.say("added", "fay", 1, amount=1)
     script.say("closed", "fay", 2)
     script.say("added", "ann", 11, amount=1, tags=["x", "z"])
@@ -261,18 +265,21 @@ def _deep(levels: int) -> bytes:
 
 @dataclasses.dataclass
 class Expected:
-    """What a projection should come to: views by key, and (position, key, whether parked, part of the reason) of faults."""
+    """What a projection should come to: views by key, (position, key, whether parked, part of the reason) of faults, and the
+    highest version handled by aggregate.
+    """
 
     views: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     faults: list[tuple[int, str | None, bool, str]] = dataclasses.field(default_factory=list)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    handled: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def plain_fold(messages: Iterable[Message], *, quarantine: bool) -> dict[str, Expected]:
     """All three projections, one event after another."""
-    accounts, tags, codes = Expected(), Expected(), Expected()
     handled: Counter[str] = Counter()
     handled_keyed: Counter[str] = Counter()
+    accounts, tags, codes = Expected(handled=handled), Expected(handled=handled_keyed), Expected(handled=handled_keyed)
     stuck: set[str] = set()
     for position, message in enumerate(messages, 1):
         kind, said = message.subject[2], message.event
