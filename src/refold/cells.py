@@ -12,12 +12,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from refold.errors import RowRefused
-from refold.view import Column, Kind, Row, ViewSchema
+from refold.view import MAX_KEY_BYTES, MAY_BE_NONE, Column, Kind, Row, ViewSchema
 
-__all__ = ["MAX_KEY_BYTES", "check", "refusals"]
-
-MAX_KEY_BYTES: Final = 2000
-"""Longest key or indexed text, in UTF-8 bytes: what a PostgreSQL B-tree takes for certain."""
+__all__ = ["check", "refusals"]
 
 _CELL_TYPES: Final[Mapping[Kind, type[Any]]] = {
     Kind.TEXT: str,
@@ -31,11 +28,10 @@ _CELL_TYPES: Final[Mapping[Kind, type[Any]]] = {
     Kind.BYTES: bytes,
     Kind.JSON: str,
 }
-_MAY_BE_NONE: Final = frozenset({"created_at", "updated_at"})
 _JSON_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def refusals(schema: ViewSchema[Any], rows: Sequence[Row]) -> list[RowRefused]:
+def refusals(schema: ViewSchema[Any], rows: list[Row]) -> list[RowRefused]:
     """The rows that no store may take, each as an error with its key; empty where all is well.
 
     Args:
@@ -44,10 +40,7 @@ def refusals(schema: ViewSchema[Any], rows: Sequence[Row]) -> list[RowRefused]:
     """
     if not rows:
         return []
-    columns = list(zip(*rows, strict=True))
-    if all(map(_is_plain, schema.columns, columns)) and all(
-        _come_back(columns[i], decode) for i, decode in schema.decoders
-    ):
+    if _are_plain(schema, rows) and all(_come_back(rows, i, decode) for i, decode in schema.decoders):
         return []
     found: list[RowRefused] = []
     for row in rows:
@@ -89,7 +82,7 @@ def _refused(row: Row, column: Column, value: Any, reason: str) -> RowRefused:
 def _is_plain(column: Column, cells: Sequence[Any]) -> bool:
     kinds = set(map(type, cells))
     if type(None) in kinds:
-        if not (column.nullable or column.name in _MAY_BE_NONE):
+        if not (column.nullable or column.name in MAY_BE_NONE):
             return False
         kinds.discard(type(None))
         cells = [cell for cell in cells if cell is not None]
@@ -98,12 +91,18 @@ def _is_plain(column: Column, cells: Sequence[Any]) -> bool:
     return kinds == {_CELL_TYPES[column.kind]} and _PLAIN.get(column.kind, _always)(column, cells)
 
 
-def _come_back(cells: Sequence[Any], decode: Callable[[Any], Any]) -> bool:
+def _are_plain(schema: ViewSchema[Any], rows: list[Row]) -> bool:
+    if schema.codec is not None and schema.codec.are_good(rows):
+        return True
+    return all(map(_is_plain, schema.columns, zip(*rows, strict=True)))
+
+
+def _come_back(rows: list[Row], at: int, decode: Callable[[Any], Any]) -> bool:
     """Whether readers can make values of all cells: nothing else keeps a list of texts from holding numbers."""
     try:
-        for cell in cells:
-            if cell is not None:
-                decode(cell)
+        for row in rows:
+            if row[at] is not None:
+                decode(row[at])
     except Exception:  # noqa: BLE001 (told in full by the closer look)
         return False
     return True
@@ -148,7 +147,7 @@ _PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
 
 def _reason(column: Column, value: Any) -> str | None:
     if value is None:
-        return None if column.nullable or column.name in _MAY_BE_NONE else "it may not be None"
+        return None if column.nullable or column.name in MAY_BE_NONE else "it may not be None"
     expected: Any = _CELL_TYPES[column.kind]
     if not isinstance(value, expected) or (type(value) is not expected and isinstance(value, (bool, datetime))):
         return f"it is {type(value).__name__}, not {expected.__name__}"

@@ -7,6 +7,7 @@ import enum
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -16,9 +17,10 @@ from uuid import UUID
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.errors import DefinitionError, RowRefused
 
-__all__ = ["Column", "Index", "Kind", "Row", "View", "ViewSchema"]
+__all__ = ["MAX_KEY_BYTES", "MAY_BE_NONE", "Column", "Index", "Kind", "Row", "View", "ViewSchema"]
 
 Row = tuple[Any, ...]
 """A view as stored: one plain value a column, in the schema's order; nested values as JSON text."""
@@ -103,9 +105,10 @@ class ViewSchema(Generic[V]):
         names: their names.
         decoders: for columns whose cells are not the fields' values themselves, the column's number and what makes a value
             of a cell; it raises where the cell is no such value.
+        codec: does the same for many rows at once in C; None where that was not built.
     """
 
-    __slots__ = ("_encoders", "_get", "columns", "decoders", "names", "view")
+    __slots__ = ("_encoders", "_get", "codec", "columns", "decoders", "names", "view")
 
     STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
 
@@ -117,6 +120,7 @@ class ViewSchema(Generic[V]):
         coders = [(i, *_coder(column)) for i, column in enumerate(self.columns) if _is_coded(column)]
         self._encoders = tuple((i, encode) for i, encode, _ in coders)
         self.decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = tuple((i, decode) for i, _, decode in coders)
+        self.codec = _codec(view, self.columns)
 
     @staticmethod
     def of(view: type[V]) -> ViewSchema[V]:
@@ -150,6 +154,14 @@ class ViewSchema(Generic[V]):
                         f"column {column.name!r} ({column.kind.value}) cannot hold this {value}: {error}", key=view.id
                     ) from error
         return tuple(cells)
+
+    def freeze_all(self, items: list[tuple[str, V]]) -> list[Row]:
+        """The rows of many views, each under the key given with it; otherwise as `freeze`."""
+        if self.codec is not None and not self._encoders:
+            with suppress(TypeError):  # a field was deleted, which the other way tells
+                rows: list[Row] = self.codec.freeze(items)
+                return rows
+        return [(key, *self.freeze(view)[1:]) for key, view in items]
 
     def thaw(self, row: Sequence[Any]) -> V:
         """The view that a row came from, equal to it in every field."""
@@ -230,6 +242,46 @@ def _kind(hint: Any) -> Kind | None:
     except (TypeError, RecursionError):
         return None
     return Kind.JSON
+
+
+# -- Many rows at once -----------------------------------------------------------------------------------------------
+
+MAX_KEY_BYTES: Final = 2000
+"""Longest key or indexed text, in UTF-8 bytes: what a PostgreSQL B-tree takes for certain."""
+
+MAY_BE_NONE: Final = frozenset({"created_at", "updated_at"})
+"""Columns that are nullable though their fields' types do not say so everywhere: a view that nothing was applied to."""
+
+_LETTERS: Final[Mapping[Kind, str]] = {
+    Kind.TEXT: "t",
+    Kind.INTEGER: "i",
+    Kind.FLOAT: "f",
+    Kind.BOOLEAN: "b",
+    Kind.DECIMAL: "d",
+    Kind.TIMESTAMP: "T",
+    Kind.DATE: "D",
+    Kind.UUID: "u",
+    Kind.BYTES: "B",
+    Kind.JSON: "j",
+}
+
+
+def _codec(view: type[View], columns: Sequence[Column]) -> Any:
+    if speedups.RowCodec is None:
+        return None
+    flags = [
+        (column.nullable or column.name in MAY_BE_NONE)
+        | (column.indexed or column.name == "id") << 1
+        | (column.name == "id") << 2
+        for column in columns
+    ]
+    letters = "".join(_LETTERS[column.kind] for column in columns).encode()
+    try:
+        return speedups.RowCodec(
+            view, tuple(c.name for c in columns), letters, bytes(flags), MAX_KEY_BYTES, Decimal, UUID
+        )
+    except (TypeError, ValueError):  # too many columns, or a class whose fields are no plain slots
+        return None
 
 
 # -- Between fields and cells ---------------------------------------------------------------------------------------

@@ -13,23 +13,26 @@ from chaos_domain import PROJECTORS, Accounts, Added, ByCode, Code, Script, plai
 from refold import App, DomainEvent, JsonCodec, Projector, View, on
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
+from refold.jetstream.frames import frame_parser
 from refold.ports import RawBatch
 from refold.subjects import SubjectScheme
 
 UNWANTED = 100_000
 
 
-def unwanted(count: int, kind: str = "account") -> RawBatch:
-    """Messages of as many event types, with bodies that nobody could decode."""
-    return RawBatch(
-        [kind] * count,
-        [f"id{i}" for i in range(count)],
-        [f"type-{i}" for i in range(count)],
-        list(range(1, count + 1)),
-        [b"\xff{garbage"] * count,
-        [None] * count,
-        count,
+def unwanted(first: int, count: int) -> RawBatch:
+    """Messages of as many event types, as they come off the wire, with bodies that nobody could decode."""
+    parser = frame_parser(1, SubjectScheme())
+    data = b"".join(
+        f"MSG account.id{i}.type-{i} 1 $JS.ACK.S.C.1.{i}.{i - first + 1}.1.0 9\r\n".encode() + b"\xff{garbage\r\n"
+        for i in range(first, first + count)
     )
+    parser.space()[: len(data)] = data
+    assert not parser.received(len(data))
+    frames = parser.take()
+    assert frames is not None
+    assert len(frames) == count
+    return RawBatch(frames, first + count - 1)
 
 
 class Everything(Projector[Code], name="everything", version=1):
@@ -46,12 +49,13 @@ def test_event_types_that_nobody_wants_cost_next_to_nothing(projector: type[Proj
     fold: Fold[Any] = Fold(projector())
     codec = Mock(wraps=JsonCodec())
     dispatcher = Dispatcher([fold], codec, SubjectScheme())
-    dispatcher.apply(unwanted(10))
+    dispatcher.apply(unwanted(1, 10))
     codec.reset_mock()
-    batch = unwanted(UNWANTED)
+    batches = [unwanted(first, 5_000) for first in range(11, UNWANTED, 5_000)]
     tracemalloc.start()
     try:
-        dispatcher.apply(batch)
+        for batch in batches:
+            dispatcher.apply(batch)
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

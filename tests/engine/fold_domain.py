@@ -161,12 +161,8 @@ class ListSource(EventSource):
         for start in range(0, until, self.batch):
             part = self.events[start : min(start + self.batch, until)]
             bodies = [self.raw.get(e.position) or codec.encode(e)[0] for e in part]
-            yield RawBatch(
-                [scheme.encode(e.aggregate_type) for e in part],
-                [scheme.encode(e.aggregate_id) for e in part],
-                [scheme.encode(e.type) for e in part],
-                [e.position for e in part],
-                bodies,
-                [None] * len(part),
-                part[-1].position,
-            )
+            messages = [
+                (*map(scheme.encode, (e.aggregate_type, e.aggregate_id, e.type)), e.position, None, body)
+                for e, body in zip(part, bodies, strict=True)
+            ]
+            yield RawBatch(messages, part[-1].position)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refold import speedups
-from refold.jetstream.frames import FrameParser
+from refold.errors import ContinuityError
+from refold.jetstream.frames import CAPACITY, FrameParser, frame_parser
 from refold.jetstream.wire import BulkProtocol
 from refold.subjects import SubjectScheme
 
@@ -32,7 +33,24 @@ def frame(
 
 def test_the_c_part_was_built() -> None:
     """Where there is a C compiler, as wherever these tests run, the quick way is what is tested."""
-    assert speedups.parse is not None
+    assert all(getattr(speedups, name) is not None for name in speedups.__all__)
+
+
+def receive(protocol: BulkProtocol, data: bytes) -> None:
+    """As a transport does."""
+    while data:
+        space = protocol.get_buffer(-1)
+        part, data = data[: len(space)], data[len(space) :]
+        space[: len(part)] = part
+        protocol.buffer_updated(len(part))
+
+
+def taken(parser: FrameParser) -> list[Any]:
+    found: list[Any] = []
+    while (frames := parser.take()) is not None:
+        found += list(frames)
+        parser.release(frames)
+    return found
 
 
 class Inner(asyncio.Protocol):
@@ -59,42 +77,109 @@ def test_every_message_comes_whole_and_in_order(
             data, other = data + noise, other + noise
         if number % 4 == 0:
             data, statuses = data + b"HMSG _INBOX.x 7 32 32\r\nNATS/1.0 100 Idle Heartbeat\r\n\r\n \r\n", statuses + 1
-    parser, inner, seen, errors = FrameParser(7, SubjectScheme("refold", prefix), in_python=in_python), Inner(), [], []
+    parser, inner = frame_parser(7, SubjectScheme("refold", prefix), in_python=in_python), Inner()
+    seen: list[bytes] = []
+    errors: list[Exception] = []
     protocol = BulkProtocol(inner, parser, 7, on_frames=lambda: None, on_status=seen.append, on_error=errors.append)
-    position, i = 0, 0
+    position, i, got = 0, 0, []
     while position < len(data):
         size = cuts[i % len(cuts)] if len(data) < 20_000 else 9_999
-        protocol.data_received(data[position : position + size])
+        receive(protocol, data[position : position + size])
         position, i = position + size, i + 1
-    frames = parser.take()
+        if i % 3 == 0:
+            got += taken(parser)
+    got += taken(parser)
     kept = []
     for number, (subject, headers, body) in enumerate(messages, 1):
         tokens = subject.split(".")
         if len(tokens) == (4 if prefix else 3) and (not prefix or tokens[0] == "p"):
-            kept.append((*tokens[-3:], headers, body, number * 2))
+            kept.append((*tokens[-3:], number * 2, headers, body))
     assert not errors
-    assert frames.deliveries == list(range(1, len(messages) + 1))
-    got = zip(
-        frames.aggregate_types,
-        frames.aggregate_ids,
-        frames.event_types,
-        frames.headers,
-        frames.bodies,
-        frames.positions,
-        strict=True,
-    )
-    assert list(got) == kept
+    assert got == kept
+    assert parser.delivered == len(messages)
     assert (inner.got, len(seen)) == (other, statuses)
-    assert frames.pending == (100 - len(messages) if messages else 0)
+    assert parser.pending == (100 - len(messages) if messages else 0)
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_messages_larger_than_a_buffer(in_python: bool) -> None:
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=pytest.fail)
+    bodies = [b"a" * (3 * CAPACITY), b"b", b"c" * (CAPACITY - 100)]
+    receive(protocol, b"".join(frame(n, "a.b.c", None, body) for n, body in enumerate(bodies, 1)))
+    assert [message[5] for message in taken(parser)] == bodies
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_truncating(in_python: bool) -> None:
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=pytest.fail)
+    receive(protocol, b"".join(frame(n, "a.b.c", None, b"") for n in range(1, 6)))
+    frames = parser.take()
+    assert frames is not None
+    assert frames.last == 10
+    frames.truncate(7)
+    assert [message[3] for message in frames] == [2, 4, 6]
+    assert frames.last == 7
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize("numbers", [[1, 2, 4], [2], [1, 2, 2], [1, 3, 2]])
+def test_a_hole_or_a_repetition_is_told(in_python: bool, numbers: list[int]) -> None:
+    errors: list[Exception] = []
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(
+        Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=errors.append
+    )
+    receive(protocol, b"".join(frame(number, "a.b.c", None, b"") for number in numbers))
+    (error,) = errors
+    assert isinstance(error, ContinuityError)
+    assert "after position" in str(error)
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_positions_that_do_not_rise_are_told(in_python: bool) -> None:
+    errors: list[Exception] = []
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(
+        Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=errors.append
+    )
+    data = frame(1, "a.b.c", None, b"") + frame(2, "a.b.c", None, b"").replace(b".1.4.2.", b".1.2.2.")
+    receive(protocol, data)
+    assert isinstance(errors[0], ContinuityError)
 
 
 @pytest.mark.parametrize("in_python", [False, True])
 def test_a_malformed_frame_is_told_once_and_never_raised(in_python: bool) -> None:
     errors: list[Exception] = []
-    parser = FrameParser(7, SubjectScheme(), in_python=in_python)
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
     protocol = BulkProtocol(
         Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=errors.append
     )
-    protocol.data_received(b"HMSG a.b.c 7 $JS.ACK.S.C.1.1.1.1.1 9 4\r\n0123\r\n")
-    protocol.data_received(b"HMSG a.b.c 7 $JS.ACK.S.C.1.1.1.1.1 9 4\r\n0123\r\n")
+    receive(protocol, b"HMSG a.b.c 7 $JS.ACK.S.C.1.1.1.1.1 9 4\r\n0123\r\n")
+    receive(protocol, b"HMSG a.b.c 7 $JS.ACK.S.C.1.1.1.1.1 9 4\r\n0123\r\n")
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize(
+    "reply", ["$JS.ACK.S.C.1.1.1.1", "$JS.ACK.S.C.1.x.1.1.1", "$JS.ACK.a.b.S.C.1.1.1.1", "_INBOX.x"]
+)
+def test_a_reply_that_is_none_of_jetstream_s(in_python: bool, reply: str) -> None:
+    errors: list[Exception] = []
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(
+        Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=errors.append
+    )
+    receive(protocol, f"MSG a.b.c 7 {reply} 0\r\n\r\n".encode())
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_reply_subjects_with_further_tokens(in_python: bool) -> None:
+    """Servers may add a token at the end of the longer form."""
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    protocol = BulkProtocol(Inner(), parser, 7, on_frames=lambda: None, on_status=lambda _: None, on_error=pytest.fail)
+    receive(protocol, b"MSG a.b.c 7 $JS.ACK.dom.hash.S.C.1.9.1.1795492923191063897.5.random 0\r\n\r\n")
+    assert taken(parser) == [("a", "b", "c", 9, None, b"")]
+    assert parser.pending == 5

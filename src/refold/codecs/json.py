@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.codecs.payloads import PayloadCodec, encode_payload, guarded, plain_type
+from refold.codecs.structs import struct_decoder
 from refold.codecs.timestamps import format_timestamp, parse_timestamp
 from refold.event import DomainEvent, EventType
 from refold.ports import Codec, PayloadDecoder
@@ -83,7 +85,12 @@ class JsonCodec(Codec):
                 pass
             return _closely(body, payloads.decode)
 
-        return decode
+        if speedups.EnvelopeDecoder is None:
+            return decode
+        quick: PayloadDecoder = speedups.EnvelopeDecoder(
+            decode, payloads.direct, struct_decoder(direct), DomainEvent, current
+        )
+        return quick
 
     def envelope(self, body: bytes, headers: bytes | None) -> DomainEvent[Any]:
         """Decodes the payload as plain JSON."""

@@ -53,13 +53,16 @@ class PayloadCodec:
     Args:
         event_type: the type.
 
+    Attributes:
+        direct: decodes a payload of the current schema version; raises what it likes.
+
     Raises:
         DefinitionError: its payload class is of no known kind.
     """
 
     def __init__(self, event_type: EventType) -> None:
         self._event_type = event_type
-        self._decode = self._decoder(plain_type(event_type))
+        self.direct = self._decoder(plain_type(event_type))
 
     def _decoder(self, direct: Any) -> Callable[[bytes], Any]:
         if direct is not None:
@@ -85,7 +88,7 @@ class PayloadCodec:
             if version != self._event_type.payload_version:
                 lifted = self._event_type.upcast(msgspec.json.decode(raw, type=dict[str, Any]), version)
                 raw = _ENCODER.encode(lifted)
-            return self._decode(raw)
+            return self.direct(raw)
 
 
 def encode_payload(payload: Any) -> bytes:

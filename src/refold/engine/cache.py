@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.cells import check
 from refold.view import Kind, Row, View, ViewSchema
 
@@ -51,7 +52,7 @@ class ViewCache(Generic[V]):
     __slots__ = ("_cool", "_decode", "_encode", "_packed", "_schema", "_types", "capacity", "hot", "packed_bytes")
 
     def __init__(self, schema: ViewSchema[V], capacity: int) -> None:
-        self.hot: dict[str, V] = {}
+        self.hot: Any = {} if speedups.Views is None else speedups.Views()
         self.packed_bytes = 0
         self.capacity = capacity
         self._cool: dict[str, V] = {}
@@ -121,18 +122,19 @@ class ViewCache(Generic[V]):
         """The view that `pack` took."""
         return self._schema.thaw(self._decode(packed))
 
-    def drain_packed(self) -> Iterator[Row]:
-        """Every packed view as a row, leaving the cache as it goes."""
+    def drain_packed(self, size: int) -> Iterator[list[Row]]:
+        """Every packed view as a row, leaving the cache as it goes, in lists of a size."""
         while self._packed:
-            _, packed = self._packed.popitem()
-            yield self._decode(packed)
+            yield [self._decode(self._packed.popitem()[1]) for _ in range(min(size, len(self._packed)))]
         self.packed_bytes = 0
 
-    def drain_views(self) -> Iterator[tuple[str, V]]:
-        """Every other view with its key, leaving the cache as it goes."""
+    def drain_views(self, size: int) -> Iterator[list[tuple[str, V]]]:
+        """Every other view with its key, in lists of a size; then they leave the cache."""
         for views in (self.hot, self._cool):
-            while views:
-                yield views.popitem()
+            items = list(views.items())
+            views.clear()
+            for start in range(0, len(items), size):
+                yield items[start : start + size]
 
     def _age(self) -> None:
         kept: dict[str, V] = {}
@@ -145,5 +147,5 @@ class ViewCache(Generic[V]):
             else:
                 self._packed[key] = packed
                 self.packed_bytes += len(packed) + _OVERHEAD
-        self._cool = self.hot | kept
+        self._cool = dict(self.hot.items()) | kept
         self.hot.clear()

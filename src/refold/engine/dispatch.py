@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -12,7 +11,7 @@ import refold.speedups as speedups
 from refold.engine.fold import Fold, Step
 from refold.errors import SubjectError, UndecodableEvent
 from refold.event import DomainEvent
-from refold.ports import Codec, PayloadDecoder, RawBatch
+from refold.ports import Codec, PayloadDecoder, RawBatch, RawMessage
 from refold.subjects import SubjectScheme
 
 __all__ = ["Dispatcher"]
@@ -68,25 +67,16 @@ class Dispatcher:
         Raises:
             HandlerError: an event failed, and its projection's policy says halt.
         """
-        if speedups.dispatch is None:
-            for index in range(len(batch)):
-                self._fold(batch, index)
-            return
-        speedups.dispatch(
-            batch.aggregate_types,
-            batch.aggregate_ids,
-            batch.event_types,
-            batch.positions,
-            batch.bodies,
-            batch.headers,
-            self._tables,
-            partial(self._fold, batch),
-        )
+        messages = batch.messages
+        if speedups.dispatch is not None and isinstance(messages, speedups.Frames):
+            speedups.dispatch(messages, self._tables, self._grows, lambda index: self._fold(messages[index]))
+        else:
+            for message in messages:
+                self._fold(message)
 
-    def _fold(self, batch: RawBatch, index: int) -> None:
+    def _fold(self, message: RawMessage) -> None:
         """Folds one message; the C part leaves those to it that are not as usual."""
-        kind, aggregate_id, name = batch.aggregate_types[index], batch.aggregate_ids[index], batch.event_types[index]
-        position, body, headers = batch.positions[index], batch.bodies[index], batch.headers[index]
+        kind, aggregate_id, name, position, headers, body = message
         known = self._tables.get(kind, self._nothing).get(name)
         entries = self._met(kind, name) if known is None else known
         if "%" in aggregate_id:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
+import refold.speedups as speedups
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
 from refold.engine.policy import ErrorPolicy, Fault, told
@@ -50,6 +51,10 @@ class Counts:
     ignored: int = 0
     failed: int = 0
     parked: int = 0
+
+    def duplicate(self) -> None:
+        """Counts a duplicate."""
+        self.duplicates += 1
 
     def add(self, others: Counts, times: int = 1) -> None:
         """Counts what others counted, too; with -1, no more."""
@@ -168,19 +173,27 @@ class Fold(Generic[V]):
 
     def _own_step(self, route: Route) -> Step:
         """The fast step of views whose key is their aggregate's id."""
-        find, miss, failed, finish = self.cache.hot.get, self._miss, self._failed, self._finish
-        counts, handler = self.counts, getattr(self._projector, route.handler)
+        hot, failed, finish = self.cache.hot, self._failed, self._finish
+        handler, duplicate = getattr(self._projector, route.handler), self.counts.duplicate
 
-        def step(event: DomainEvent[Any]) -> None:
+        def miss(key: str, event: DomainEvent[Any]) -> V | None:
+            return self._miss(key, event, route)
+
+        if speedups.OwnStep is not None:
+            step: Step = speedups.OwnStep(self._schema.view, DomainEvent, hot, handler, miss, failed, finish, duplicate)
+            return step
+        find = hot.get
+
+        def own_step(event: DomainEvent[Any]) -> None:
             key = event.aggregate_id
             view = find(key)
             if view is None:
-                view = miss(key, event, route)
+                view = miss(key, event)
                 if view is None:
                     return
             version = event.version
             if version <= view.version:
-                counts.duplicates += 1
+                duplicate()
                 return
             try:
                 result = handler(view, event)
@@ -195,7 +208,7 @@ class Fold(Generic[V]):
             view.updated_at = event.timestamp
             view.position = event.position
 
-        return step
+        return own_step
 
     def _keyed_step(self, route: Route) -> Step:
         """The fast step of views with keys of their own, or of some keys alone."""
@@ -426,18 +439,22 @@ class Fold(Generic[V]):
             except Exception as error:  # noqa: BLE001
                 self._failed(waiting.key, waiting.event, error)
 
-    def drain_rows(self) -> Iterator[Row]:
-        """Every view in memory as a row, leaving memory as it goes; views that cannot be frozen become troubled."""
-        yield from self.cache.drain_packed()
-        freeze = self._schema.freeze
-        for key, view in self.cache.drain_views():
-            view.id = key
+    def drain_rows(self, size: int) -> Iterator[list[Row]]:
+        """Every view in memory as a row, in lists of about a size; views that cannot be frozen become troubled."""
+        yield from self.cache.drain_packed(size)
+        for items in self.cache.drain_views(size):
             try:
-                row = freeze(view)
+                rows = self._schema.freeze_all(items)
             except RowRefused:
-                self.trouble(key)
-            else:
-                yield row
+                rows = [row for key, view in items if (row := self._frozen(key, view)) is not None]
+            yield rows
+
+    def _frozen(self, key: str, view: V) -> Row | None:
+        try:
+            return self._schema.freeze_all([(key, view)])[0]
+        except RowRefused:
+            self.trouble(key)
+            return None
 
 
 def detached(event: DomainEvent[Any]) -> DomainEvent[Any]:

@@ -10,9 +10,8 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from itertools import islice
 from typing import Any
 
 from refold.cells import refusals
@@ -273,22 +272,23 @@ class _Pass:
     async def _spill(self, build: _Build) -> None:
         """Makes room: packed views go to the database, and are read back when an event needs them."""
         build.fold.spilled = True
-        await self._write_rows(build, build.fold.cache.drain_packed(), spilling=True)
+        chunks = build.fold.cache.drain_packed(self._parts.limits.chunk_rows)
+        await self._write_rows(build, chunks, spilling=True)
 
     # -- Writing -----------------------------------------------------------------------------------------------------
 
     async def _write(self, build: _Build) -> None:
-        await self._write_rows(build, build.fold.drain_rows())
+        await self._write_rows(build, build.fold.drain_rows(self._parts.limits.chunk_rows))
         if build.fold.deleted:
             await build.writer.upsert((), sorted(build.fold.deleted))
             build.written -= len(build.fold.deleted)
             build.fold.deleted.clear()
 
-    async def _write_rows(self, build: _Build, rows: Iterable[Row], *, spilling: bool = False) -> None:
+    async def _write_rows(self, build: _Build, chunks: Iterable[list[Row]], *, spilling: bool = False) -> None:
         """Checks and writes rows a chunk at a time; one chunk is made while the one before is written."""
         writing: asyncio.Task[None] | None = None
         try:
-            for chunk in _chunks(rows, self._parts.limits.chunk_rows):
+            for chunk in chunks:
                 good = self._accepted(build, chunk, spilling=spilling)
                 if writing is not None:
                     await writing
@@ -451,9 +451,3 @@ def _union(filters: Sequence[EventFilter]) -> EventFilter:
         start_time=filters[0].start_time,
         start_position=filters[0].start_position,
     )
-
-
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

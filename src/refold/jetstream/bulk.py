@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from datetime import UTC
-from operator import lt
 from typing import Any, Final
 
 import stamina
@@ -20,7 +19,7 @@ from nats.aio.msg import Msg
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
 from refold.jetstream.api import JetStreamApi
-from refold.jetstream.frames import FrameParser, Frames
+from refold.jetstream.frames import Frames, frame_parser
 from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
 from refold.ports import EventSource, RawBatch, StreamState
 from refold.subjects import SubjectScheme
@@ -179,7 +178,7 @@ class _Consumer:
         subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
         await self._client.flush()
         sid: int = subscription._id  # noqa: SLF001 (the id on the wire; guarded by the hook's checks and tests)
-        self._parser = FrameParser(sid, self._scheme)
+        self._parser = frame_parser(sid, self._scheme)
 
         def make(inner: asyncio.Protocol) -> BulkProtocol:
             return BulkProtocol(
@@ -199,28 +198,18 @@ class _Consumer:
     # -- Batches -----------------------------------------------------------------------------------------------------
 
     async def batches(self, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
-        """What the consumer sends, checked for continuity, until nothing up to `until` is left."""
-        expected = 1
+        """What the consumer sends, until nothing up to `until` is left."""
         while self._pending and last < until:
             await self._pull()
             frames = await self._next()
             if frames is None:
                 self._pending = (await self._api.consumer_info(self._stream, self._name)).num_pending
                 continue
-            count = len(frames.deliveries)
-            if frames.deliveries != list(range(expected, expected + count)):
-                raise ContinuityError(
-                    f"stream {self._stream!r}: after position {last} the server's messages are not in sequence "
-                    f"(delivery {expected} expected)"
-                )
-            expected += count
-            positions = frames.positions
-            if positions and not (positions[0] > last and all(map(lt, positions, positions[1:]))):
-                raise ContinuityError(f"stream {self._stream!r}: positions do not rise after {last}")
-            self._pending = frames.pending
-            batch = _batch(frames, last, until)
-            last = batch.last
-            yield batch
+            self._pending = self._parser.pending
+            frames.truncate(until)
+            last = frames.last
+            yield RawBatch(frames, last)
+            self._parser.release(frames)
 
     async def _pull(self) -> None:
         while len(self._pulls) < _PULLS_IN_FLIGHT:
@@ -239,10 +228,10 @@ class _Consumer:
         """Messages that came, else None after a heartbeat without one."""
         while True:
             if self._error is not None:
-                raise StreamError(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
-            if self._parser.frames.deliveries:
-                self._counted = 0
-                return self._parser.take()
+                kind = type(self._error) if isinstance(self._error, ContinuityError) else StreamError
+                raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
+            if (frames := self._parser.take()) is not None:
+                return frames
             if self._alive:
                 self._alive = False
                 return None
@@ -257,8 +246,10 @@ class _Consumer:
     # -- What the connection tells -----------------------------------------------------------------------------------
 
     def _on_frames(self) -> None:
-        count = len(self._parser.frames.deliveries) - self._counted
+        count = self._parser.delivered - self._counted
         self._counted += count
+        if not count:
+            return
         while count and self._pulls:
             served = min(count, self._pulls[0])
             self._pulls[0] -= served
@@ -295,8 +286,15 @@ class _Consumer:
         operation = "HMSG" if headers else "MSG"
         sizes = f"{len(headers)} {len(content)}" if headers else str(len(content))
         line = f"{operation} {message.subject} {message._sid} {message.reply} {sizes}\r\n".encode()  # noqa: SLF001
-        self._parser.parse(line + content + b"\r\n")
+        self._feed(line + content + b"\r\n")
         self._on_frames()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            space = self._parser.space()
+            part, data = data[: len(space)], data[len(space) :]
+            space[: len(part)] = part
+            self._parser.received(len(part))
 
 
 def _block(message: Msg) -> bytes | None:
@@ -307,24 +305,3 @@ def _block(message: Msg) -> bytes | None:
     lines = [f"NATS/1.0 {status} {message.headers.get('Description', '')}" if status else "NATS/1.0"]
     lines += [f"{name}: {value}" for name, value in message.headers.items() if name not in ("Status", "Description")]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _batch(frames: Frames, last: int, until: int) -> RawBatch:
-    positions = frames.positions
-    keep = len(positions)
-    while keep and positions[keep - 1] > until:
-        keep -= 1
-    if keep < len(positions):
-        return RawBatch(
-            frames.aggregate_types[:keep],
-            frames.aggregate_ids[:keep],
-            frames.event_types[:keep],
-            positions[:keep],
-            frames.bodies[:keep],
-            frames.headers[:keep],
-            until,
-        )
-    last = positions[-1] if positions else last
-    return RawBatch(
-        frames.aggregate_types, frames.aggregate_ids, frames.event_types, positions, frames.bodies, frames.headers, last
-    )

@@ -22,13 +22,13 @@ class HookUnavailable(Exception):
     """The client does not look as expected, so its public interface must do."""
 
 
-class BulkProtocol(asyncio.Protocol):
+class BulkProtocol(asyncio.BufferedProtocol):
     """Takes the frames of one subscription off a connection; see the module.
 
     Args:
         inner: the client's own protocol, which gets everything else.
         parser: collects the subscription's frames.
-        on_frames: called after each read that brought messages.
+        on_frames: called whenever there may be new messages.
         on_status: called with the header block of each message without a reply subject: JetStream's status messages.
         on_error: called once, with what makes further reading impossible.
     """
@@ -49,19 +49,22 @@ class BulkProtocol(asyncio.Protocol):
         self._on_frames = on_frames
         self._on_status = on_status
         self._on_error = on_error
-        self._chunks: list[bytes] = []
         self._missing = 0
         self._broken = False
+        self._nowhere = memoryview(bytearray(65_536))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the transport puts what comes."""
+        return self._nowhere if self._broken else self._parser.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parses what came; never raises."""
         if self._broken:
             return
         try:
-            self._take(bytes(data))
+            self._take(nbytes)
         except Exception as error:  # noqa: BLE001 (an exception here would close the transport without a word)
             self._broken = True
-            self._chunks.clear()
             self._on_error(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,32 +85,20 @@ class BulkProtocol(asyncio.Protocol):
         """Leaves it to the client."""
         self._inner.resume_writing()
 
-    def _take(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._missing -= len(data)
-        if self._missing > 0:
-            return
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._missing = 0
-        came = False
-        while data:
-            end = self._parser.parse(data)
-            came = came or end > 0
-            data = data[end:] if end else data
-            if not data:
-                break
-            end = self._other(data)
+    def _take(self, count: int) -> None:
+        is_other = self._parser.received(count)
+        self._on_frames()
+        self._missing -= count
+        while is_other and self._missing <= 0:
+            end = self._other(self._parser.rest())
             if end == 0:
-                self._chunks.append(data)
                 break
-            data = data[end:]
-        if came:
+            is_other = self._parser.skip(end)
             self._on_frames()
 
     def _other(self, data: bytes) -> int:
-        """Deals with the frame at the beginning, which is no complete message of the subscription; its length, or 0 while
-        it is not all there.
+        """Deals with the frame at the beginning, which is no message of the subscription; its length, or 0 while it is not
+        all there.
         """
         end = data.find(b"\r\n") + 2
         if end == 1:

@@ -16,34 +16,37 @@ __all__ = [
     "EventSource",
     "PublishAck",
     "RawBatch",
+    "RawMessage",
     "StreamPublisher",
     "StreamReader",
     "StreamState",
 ]
 
 
+RawMessage = tuple[str, str, str, int, bytes | None, bytes]
+"""A message as read: aggregate type, aggregate id and event type as tokens of its subject, encoded as they were published;
+stream sequence; raw header block (its version line may be left out; None for a message without headers); body."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RawBatch:
-    """Messages as read, in stream order, as parallel lists of equal length.
+    """Messages as read, in stream order.
 
     Attributes:
-        aggregate_types, aggregate_ids, event_types: the tokens of the subjects, encoded as they were published.
-        positions: stream sequences, rising.
-        bodies: message bodies, without headers.
-        headers: raw header blocks (their version line may be left out); None for a message without headers.
-        last: sequence up to which the stream has been read with this batch; at least the last of `positions`.
+        messages: what was read, positions rising. Good until the next batch is asked for: its buffer is then used again.
+        last: sequence up to which the stream has been read with this batch; at least that of the last message.
     """
 
-    aggregate_types: list[str]
-    aggregate_ids: list[str]
-    event_types: list[str]
-    positions: list[int]
-    bodies: list[bytes]
-    headers: list[bytes | None]
+    messages: Sequence[RawMessage]
     last: int
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.messages)
+
+    @property
+    def positions(self) -> list[int]:
+        """The stream sequences of the messages."""
+        return [message[3] for message in self.messages]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

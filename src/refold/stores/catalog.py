@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from refold.cells import MAX_KEY_BYTES
 from refold.errors import SchemaMismatch, StoreError
 from refold.ports.views import SeenRow
-from refold.view import Column, ViewSchema
+from refold.view import MAX_KEY_BYTES, Column, ViewSchema
 
 __all__ = ["compare_columns", "describe", "is_required", "lost", "owner", "seen_rows", "stranger", "taken"]
 

@@ -47,6 +47,14 @@ _TYPES: Final[Mapping[Kind, str]] = {
 }
 
 
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_TRAILER: Final = b"\xff\xff"
+
+
+def _copy_statement(table: sql.Composable, columns: sql.Composable) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT BINARY)").format(table, columns)
+
+
 class _JsonText(Dumper):
     """JSON that is text already, as binary JSONB: a version byte and the text."""
 
@@ -180,7 +188,7 @@ class PostgresGenerationWriter(GenerationWriter):
             raise RowRefused(str(error)) from error
 
     def _insert(self, rows: Sequence[Row]) -> None:
-        self._copy(self._name, self._columns, self._types, rows)
+        self._copy_views(self._name, rows)
 
     def _upsert(self, rows: Sequence[Row], deleted: Sequence[str]) -> None:
         self._ensure_key()
@@ -189,7 +197,7 @@ class PostgresGenerationWriter(GenerationWriter):
             self._execute(
                 "CREATE TEMPORARY TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS", pending, self._name
             )
-            self._copy(pending, self._columns, self._types, rows)
+            self._copy_views(pending, rows)
             changes = sql.SQL(", ").join(
                 sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in self._schema.names[1:]
             )
@@ -240,11 +248,19 @@ class PostgresGenerationWriter(GenerationWriter):
             self._execute("ALTER TABLE {} ADD PRIMARY KEY (id)", self._name)
             self._keyed = True
 
+    def _copy_views(self, table: sql.Composable, rows: Sequence[Row]) -> None:
+        codec = self._schema.codec
+        body = codec.copy(rows) if codec is not None and isinstance(rows, list) else None
+        if body is None:
+            self._copy(table, self._columns, self._types, rows)
+            return
+        with self._connection.cursor() as cursor, cursor.copy(_copy_statement(table, self._columns)) as copy:
+            copy.write(_COPY_HEADER + body + _COPY_TRAILER)
+
     def _copy(
         self, table: sql.Composable, columns: sql.Composable, types: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
-        statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT BINARY)").format(table, columns)
-        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+        with self._connection.cursor() as cursor, cursor.copy(_copy_statement(table, columns)) as copy:
             copy.set_types(types)
             write = copy.write_row
             for row in rows:

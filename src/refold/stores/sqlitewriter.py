@@ -153,7 +153,12 @@ class SqliteGenerationWriter(GenerationWriter):
         connection.exec_driver_sql(statement, self._cells(rows))
 
     def _cells(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows as SQLite keeps them, made column by column."""
+        """Rows as SQLite keeps them."""
+        codec = self._schema.codec
+        made: list[Row] | None = codec.sqlite(rows) if codec is not None and isinstance(rows, list) else None
+        return self._cells_by_column(rows) if made is None else made
+
+    def _cells_by_column(self, rows: Sequence[Row]) -> list[Row]:
         columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
         for i, encode in self._coded:
             column = columns[i]

@@ -1,0 +1,141 @@
+"""Dispatch in C and in Python: the same views, the same records of what could not be used, whatever the messages are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fold_domain import Added, ByTag, Closed, Noted, Totals, make
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refold import JsonCodec
+from refold.codecs.cloudevents import CloudEventsCodec
+from refold.engine.dispatch import Dispatcher
+from refold.engine.fold import Fold
+from refold.jetstream.frames import Frames, frame_parser
+from refold.ports import RawBatch, RawMessage
+from refold.subjects import SubjectScheme
+
+SCHEME = SubjectScheme()
+PAYLOADS = st.one_of(
+    st.builds(Added, amount=st.integers(-5, 5), tags=st.lists(st.sampled_from("ab"), max_size=2)),
+    st.just(Closed()),
+    st.builds(Noted, text=st.sampled_from(["plain", "ü", 'q"', "\\"])),
+)
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["1", "2", "a b", "ü", "per%cent", "x" * 300]), st.integers(1, 6), PAYLOADS), max_size=20
+)
+BREAKS = [
+    (b'"id"', b'"ID"'),
+    (b'"version":', b'"version":0'),
+    (b'"version":', b'"version":-'),
+    (b'"version":', b'"version":99999999999999999999'),
+    (b'"version":', b'"version":1.5,"v":'),
+    (b'"timestamp":"2026', b'"timestamp":"2026-'),
+    (b"-01T", b"-31T"),
+    (b"Z", b"+02:00"),
+    (b"00Z", b"00123Z"),
+    (b'"payload":', b'"payload":null,"payload":'),
+    (b'"payload":', b'"other":1,"payload":'),
+    (b'"payload":', b'"payload": '),
+    (b"}}", b'},"payload_version":1}'),
+    (b"}}", b'},"payload_version":2}'),
+    (b"}}", b"}}}"),
+    (b"}}", b"}"),
+    (b"}}", b"}} "),
+    (b'"aggregate_type":"account"', b'"aggregate_type":"acc"'),
+    (b'"aggregate_id":"', b'"aggregate_id":"0'),
+    (b'"event_type":"added"', b'"event_type":"noted"'),
+    (b"amount", b"amont"),
+    (b'"id":"', b'"id":"\\u0041'),
+    (b'"id":"', b'"id":"\xff'),
+    (b'"id":"', b'"id":"\x01'),
+    (b"{", b"["),
+]
+CHANGES = st.lists(st.none() | st.sampled_from(BREAKS), min_size=20, max_size=20)
+TYPES = st.lists(st.sampled_from(["account"] * 8 + ["other", "a%63count", "%ff"]), min_size=20, max_size=20)
+
+
+def framed(messages: list[RawMessage]) -> Frames | list[RawMessage]:
+    """The messages as the C part has them."""
+    parser = frame_parser(1, SCHEME)
+    for number, (kind, key, name, position, headers, body) in enumerate(messages, 1):
+        head = headers or b"NATS/1.0\r\n\r\n"
+        sizes = f"{len(head)} {len(head) + len(body)}"
+        line = f"HMSG {kind}.{key}.{name} 1 $JS.ACK.S.C.1.{position}.{number}.1.0 {sizes}\r\n".encode()
+        data = line + head + body + b"\r\n"
+        space = parser.space()
+        space[: len(data)] = data
+        assert not parser.received(len(data))
+    frames = parser.take()
+    return [] if frames is None else frames
+
+
+def told(fold: Fold[Any]) -> Any:
+    keys = {key for key, _ in fold.cache.hot.items()}
+    views = {key: repr(fold.view(key)) for key in sorted(keys)}
+    return views, fold.counts, fold.faults, sorted(fold.troubled), fold.seen
+
+
+@pytest.mark.parametrize("codec", [JsonCodec(), CloudEventsCodec()], ids=lambda codec: codec.name)
+@given(events=EVENTS, changes=CHANGES, types=TYPES)
+def test_c_and_python_do_the_same(codec: Any, events: Any, changes: Any, types: Any) -> None:
+    messages: list[RawMessage] = []
+    for position, ((key, version, payload), change, kind) in enumerate(zip(events, changes, types, strict=False), 1):
+        event = make(position, key, version, payload)
+        body = codec.encode(event)[0]
+        if change is not None:
+            body = body.replace(*change, 1)
+        messages.append((kind, SCHEME.encode(key), event.type, position, b"NATS/1.0\r\nA: b\r\n\r\n", body))
+    results = []
+    for batch in (framed(messages), messages):
+        folds = [Fold(Totals()), Fold(ByTag())]
+        for chosen in (folds[:1], folds):  # one projection alone, and two together
+            fresh = [Fold(type(fold._projector)()) for fold in chosen]
+            Dispatcher(fresh, codec, SCHEME).apply(RawBatch(batch, len(messages)))
+            results.append([told(fold) for fold in fresh])
+    assert results[0] == results[2]
+    assert results[1] == results[3]
+
+
+def test_events_have_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event made in C equals the one that the codec makes."""
+    seen: list[Any] = []
+    monkeypatch.setattr(Totals, "added", lambda self, view, event: seen.append(event))
+    event = make(1, "7", 3, Added(5, ["x"]))
+    headers = b"NATS/1.0\r\nNats-Msg-Id: e1\r\n\r\n"
+    message: RawMessage = ("account", "7", "added", 1, headers, JsonCodec().encode(event)[0])
+    for batch in (framed([message]), [message]):
+        Dispatcher([Fold(Totals())], JsonCodec(), SCHEME).apply(RawBatch(batch, 1))
+    in_c, in_python = seen
+    assert in_c == in_python
+    assert in_c.headers == {"Nats-Msg-Id": "e1"}
+    assert (in_c.id, in_c.aggregate_id, in_c.payload, in_c.position, in_c.payload_version) == (
+        "e1",
+        "7",
+        Added(5, ["x"]),
+        1,
+        1,
+    )
+
+
+def test_types_that_nobody_wants_cost_no_closer_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = Dispatcher([Fold(Totals())], JsonCodec(), SCHEME)
+    monkeypatch.setattr(dispatcher, "_fold", lambda message: pytest.fail(f"looked at {message}"))
+    messages: list[RawMessage] = [("account", "1", f"type{n}", n, None, b"garbage") for n in range(1, 200)]
+    messages += [("elsewhere", "1", "added", 200 + n, None, b"garbage") for n in range(100)]
+    dispatcher.apply(RawBatch(framed(messages), 300))
+
+
+def test_a_handler_may_let_go_of_views_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views that are fetched ahead may be gone when their events' turn comes."""
+    fold = Fold(Totals(), capacity=4)
+    events = [make(n, str(n % 30), n, Added(1) if n % 4 else Closed()) for n in range(1, 2_000)]
+    messages: list[RawMessage] = [
+        ("account", e.aggregate_id, e.type, e.position, None, JsonCodec().encode(e)[0]) for e in events
+    ]
+    Dispatcher([fold], JsonCodec(), SCHEME).apply(RawBatch(framed(messages), 2_000))
+    plain = Fold(Totals())
+    Dispatcher([plain], JsonCodec(), SCHEME).apply(RawBatch(messages, 2_000))
+    assert {key: fold.view(key) for key in map(str, range(30))} == {key: plain.view(key) for key in map(str, range(30))}
