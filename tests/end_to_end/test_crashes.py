@@ -63,8 +63,8 @@ def test_kill_9_leaves_what_readers_see(ledger: Ledger) -> None:
         if ledger.rows() != before:
             assert ledger.rows() == after, name
             before, after = after, ledger.publish()
-    assert killed >= 4
-    assert left >= 3
+    assert killed >= 3
+    assert left >= 2
     ledger.rebuild()
     assert ledger.rows() == after
     assert (len(ledger.generations("active")), ledger.generations("rebuilding")) == (1, [])
@@ -77,7 +77,12 @@ def test_control_c_leaves_what_readers_see_and_nothing_else(ledger: Ledger, mome
     before = ledger.publish()
     ledger.rebuild()
     after = ledger.publish()
-    code = ledger.interrupted(moments(ledger, 0)[moment], signal.SIGINT)
+    for _ in range(5):
+        code = ledger.interrupted(moments(ledger, 0)[moment], signal.SIGINT)
+        if code == 130:
+            break
+        assert (code, ledger.rows()) == (0, after)  # it came too late
+        before, after = after, ledger.publish()
     assert code == 130
     assert ledger.rows() == before
     assert ledger.generations("rebuilding") == []
