@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from refold import speedups
 from refold.embedded import EmbeddedNats
 from servers import ServerNotStarted, fresh_database, nats_server_binary, postgres_server, run
 
@@ -88,3 +89,14 @@ def postgres_url(postgres: str) -> Iterator[str]:
 def sqlite_url(tmp_path: Path) -> str:
     """URL of a SQLite database for one test, in a file that does not exist yet."""
     return f"sqlite:///{tmp_path / 'views.db'}"
+
+
+@pytest.fixture(params=["compiled", "python"])
+def speed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with the C part, and once more as where there was no compiler."""
+    names = [name for name in vars(speedups) if not name.startswith("_") and name in speedups.__all__]
+    assert all(getattr(speedups, name) is not None for name in names), "the C part was not built"
+    if request.param == "python":
+        for name in names:
+            monkeypatch.setattr(speedups, name, None)
+    return str(request.param)

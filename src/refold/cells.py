@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, Final
@@ -38,9 +38,9 @@ def refusals(schema: ViewSchema[Any], rows: list[Row]) -> list[RowRefused]:
         schema: what the rows are of.
         rows: frozen rows.
     """
-    if not rows or (schema.codec is not None and schema.codec.are_good(rows)):
+    if not rows:
         return []
-    if all(map(_is_plain, schema.columns, zip(*rows, strict=True))):
+    if _are_plain(schema, rows) and all(_come_back(rows, i, decode) for i, decode in schema.decoders):
         return []
     found: list[RowRefused] = []
     for row in rows:
@@ -60,10 +60,20 @@ def check(schema: ViewSchema[Any], row: Row) -> None:
     for column, value in zip(schema.columns, row, strict=True):
         reason = _reason(column, value)
         if reason:
-            shown = repr(value)
-            shown = shown if len(shown) <= 60 else shown[:57] + "…"
-            key = row[0] if isinstance(row[0], str) else None
-            raise RowRefused(f"column {column.name!r} ({column.kind.value}) cannot hold {shown}: {reason}", key=key)
+            raise _refused(row, column, value, reason)
+    for i, decode in schema.decoders:
+        if row[i] is not None:
+            try:
+                decode(row[i])
+            except Exception as error:
+                raise _refused(row, schema.columns[i], row[i], f"it is none of the field's values: {error}") from error
+
+
+def _refused(row: Row, column: Column, value: Any, reason: str) -> RowRefused:
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "…"
+    key = row[0] if isinstance(row[0], str) else None
+    return RowRefused(f"column {column.name!r} ({column.kind.value}) cannot hold {shown}: {reason}", key=key)
 
 
 # -- A column at a time: True where every cell is certain to be well, False where a closer look is due -----------------
@@ -79,6 +89,23 @@ def _is_plain(column: Column, cells: Sequence[Any]) -> bool:
     if not cells:
         return True
     return kinds == {_CELL_TYPES[column.kind]} and _PLAIN.get(column.kind, _always)(column, cells)
+
+
+def _are_plain(schema: ViewSchema[Any], rows: list[Row]) -> bool:
+    if schema.codec is not None and schema.codec.are_good(rows):
+        return True
+    return all(map(_is_plain, schema.columns, zip(*rows, strict=True)))
+
+
+def _come_back(rows: list[Row], at: int, decode: Callable[[Any], Any]) -> bool:
+    """Whether readers can make values of all cells: nothing else keeps a list of texts from holding numbers."""
+    try:
+        for row in rows:
+            if row[at] is not None:
+                decode(row[at])
+    except Exception:  # noqa: BLE001 (told in full by the closer look)
+        return False
+    return True
 
 
 def _always(column: Column, cells: Sequence[Any]) -> bool:
@@ -107,9 +134,11 @@ _PLAIN: Final[Mapping[Kind, Callable[[Column, Sequence[Any]], bool]]] = {
     Kind.FLOAT: lambda _, cells: all(map(math.isfinite, cells)),
     # A short text of digits is certain to fit; everything else (NaN, huge exponents) is looked at closely.
     Kind.DECIMAL: lambda _, cells: (
-        all(map(Decimal.is_finite, cells)) and max(map(abs, map(Decimal.adjusted, cells))) < 1000
+        all(map(Decimal.is_finite, cells))
+        and max(map(abs, map(Decimal.adjusted, cells))) < 1000
+        and max(map(len, map(str, cells))) < 3000
     ),
-    Kind.TIMESTAMP: lambda _, cells: None not in set(map(attrgetter("tzinfo"), cells)),
+    Kind.TIMESTAMP: lambda _, cells: set(map(attrgetter("tzinfo"), cells)) == {UTC},
 }
 
 
@@ -130,8 +159,8 @@ def _reason(column: Column, value: Any) -> str | None:
         return "it is no finite number"
     if column.kind is Kind.DECIMAL:
         return _decimal_reason(value)
-    if column.kind is Kind.TIMESTAMP and value.tzinfo is None:
-        return "it has no time zone; use aware datetimes"
+    if column.kind is Kind.TIMESTAMP:
+        return _time_reason(value)
     return None
 
 
@@ -146,6 +175,16 @@ def _text_reason(column: Column, value: str) -> str | None:
         return "a key may not be empty"
     if (column.name == "id" or column.indexed) and size > MAX_KEY_BYTES:
         return f"it is {size} bytes long, and a key or indexed value may have {MAX_KEY_BYTES}"
+    return None
+
+
+def _time_reason(value: datetime) -> str | None:
+    if value.utcoffset() is None:
+        return "it has no time zone; use aware datetimes"
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        return "it is outside of the years 1 to 9999 in UTC"
     return None
 
 

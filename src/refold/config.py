@@ -120,6 +120,8 @@ def load_settings(*, environment: bool = True, **given: Any) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigurationError(f"settings are wrong (arguments, REFOLD_… variables, .env): {wrong}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"settings cannot be read from .env: {error}") from error
 
 
 def _open(secret: SecretStr | None) -> str | None:

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from refold.errors import ConfigurationError, SubjectError
 
-__all__ = ["MAX_SUBJECT_BYTES", "Identity", "SchemeName", "SubjectScheme"]
+__all__ = ["MAX_SUBJECT_BYTES", "Identity", "SchemeName", "SubjectScheme", "covers"]
 
 MAX_SUBJECT_BYTES: Final = 2048
 """Longest subject that refold publishes to, in bytes; servers cut a control line off at 4,096."""
@@ -22,6 +22,17 @@ SchemeName = Literal["refold", "raw"]
 # Left as they are, for subjects that people can read; '$' is not, because '$JS' and '$SYS' are the server's.
 _SAFE: Final = "!&'()+,/:;=?@"
 _UNSAFE_RAW: Final = re.compile(r"[\s.*>]")
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a subject is one that a pattern (with ``*`` and ``>``) stands for."""
+    wanted, tokens = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(tokens) <= len(wanted):
+            return False
+        del tokens[len(wanted) :]
+    return len(wanted) == len(tokens) and all(w in ("*", t) for w, t in zip(wanted, tokens, strict=True))
 
 
 class Identity(NamedTuple):

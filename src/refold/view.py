@@ -7,6 +7,7 @@ import enum
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -17,7 +18,7 @@ from uuid import UUID
 import msgspec
 
 import refold.speedups as speedups
-from refold.errors import DefinitionError
+from refold.errors import DefinitionError, RowRefused
 
 __all__ = ["MAX_KEY_BYTES", "MAY_BE_NONE", "Column", "Index", "Kind", "Row", "View", "ViewSchema"]
 
@@ -102,10 +103,12 @@ class ViewSchema(Generic[V]):
         view: the class.
         columns: its columns; the five of `View` come first.
         names: their names.
+        decoders: for columns whose cells are not the fields' values themselves, the column's number and what makes a value
+            of a cell; it raises where the cell is no such value.
         codec: does the same for many rows at once in C; None where that was not built.
     """
 
-    __slots__ = ("_decoders", "_encoders", "_get", "codec", "columns", "names", "view")
+    __slots__ = ("_encoders", "_get", "codec", "columns", "decoders", "names", "view")
 
     STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
 
@@ -116,7 +119,7 @@ class ViewSchema(Generic[V]):
         self._get: Callable[[V], Row] = attrgetter(*self.names)
         coders = [(i, *_coder(column)) for i, column in enumerate(self.columns) if _is_coded(column)]
         self._encoders = tuple((i, encode) for i, encode, _ in coders)
-        self._decoders = tuple((i, decode) for i, _, decode in coders)
+        self.decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = tuple((i, decode) for i, _, decode in coders)
         self.codec = _codec(view, self.columns)
 
     @staticmethod
@@ -132,28 +135,38 @@ class ViewSchema(Generic[V]):
         """The row of a view, which later changes of the view leave as it is. Values are not checked: see `refold.cells.refusals`.
 
         Raises:
-            TypeError, ValueError, RecursionError: a nested value cannot be encoded as JSON.
+            RowRefused: a field was deleted, or a nested value cannot be encoded as JSON.
         """
-        row = self._get(view)
-        if self._encoders:
-            cells = list(row)
-            for i, encode in self._encoders:
-                if cells[i] is not None:
+        try:
+            row = self._get(view)
+        except AttributeError as error:
+            raise RowRefused(f"view {view.id!r} has lost a field: {error}", key=view.id) from error
+        if not self._encoders:
+            return row
+        cells = list(row)
+        for i, encode in self._encoders:
+            if cells[i] is not None:
+                try:
                     cells[i] = encode(cells[i])
-            return tuple(cells)
-        return row
+                except Exception as error:
+                    column, value = self.columns[i], type(cells[i]).__name__
+                    raise RowRefused(
+                        f"column {column.name!r} ({column.kind.value}) cannot hold this {value}: {error}", key=view.id
+                    ) from error
+        return tuple(cells)
 
     def freeze_all(self, items: list[tuple[str, V]]) -> list[Row]:
         """The rows of many views, each under the key given with it; otherwise as `freeze`."""
         if self.codec is not None and not self._encoders:
-            rows: list[Row] = self.codec.freeze(items)
-            return rows
+            with suppress(TypeError):  # a field was deleted, which the other way tells
+                rows: list[Row] = self.codec.freeze(items)
+                return rows
         return [(key, *self.freeze(view)[1:]) for key, view in items]
 
     def thaw(self, row: Sequence[Any]) -> V:
         """The view that a row came from, equal to it in every field."""
         cells = list(row)
-        for i, decode in self._decoders:
+        for i, decode in self.decoders:
             if cells[i] is not None:
                 cells[i] = decode(cells[i])
         return self.view(**dict(zip(self.names, cells, strict=True)))

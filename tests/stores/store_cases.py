@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
@@ -18,6 +19,11 @@ from refold.view import ViewSchema
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123456, UTC)
 
 
+class State(enum.StrEnum):
+    NEW = "new"
+    OLD = "old"
+
+
 class Thing(View):
     text: Annotated[str, Index()] = ""
     whole: int = 0
@@ -29,6 +35,7 @@ class Thing(View):
     uid: UUID | None = None
     blob: bytes = b""
     tags: list[str] = []
+    state: State = State.NEW
 
 
 class Wider(View):
@@ -48,12 +55,15 @@ ORDERED: dict[str, list[Any]] = {
     "uid": [UUID(int=1), UUID(int=2**100), UUID(int=2**127)],
     "blob": [b"", b"\0", b"\0\1", b"\xff"],
 }
+EAST, WEST = timezone(timedelta(hours=5)), timezone(timedelta(hours=-5))
 REFUSED = {
     "text": ["a\0b", "\ud800", 5, "x" * 3_000],
     "whole": [2**70, "1", True],
     "real": [float("nan"), float("inf"), 1],
-    "money": [Decimal("NaN"), 1.5],
-    "when": [datetime(2026, 1, 1)],
+    "money": [Decimal("NaN"), 1.5, Decimal("1." + "1" * 20_000), Decimal("1E+200000"), Decimal("1E-20000")],
+    "when": [datetime(2026, 1, 1), datetime(1, 1, 1, tzinfo=EAST), datetime(9999, 12, 31, 23, tzinfo=WEST)],
+    "tags": [["a\0"], ["\ud800"], [1], "text", {"a": 1}, [float("nan")]],
+    "state": ["nonsense", 5],
     "id": ["", "k" * 3_000, "\0"],
 }
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from refold.cli.context import INTERRUPTED, Context
+from refold.cli.context import Context
 from refold.errors import RefoldError
 
 __all__ = ["main"]
@@ -58,9 +58,6 @@ def main() -> None:
     except RefoldError as error:
         sys.stderr.write(f"refold: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write(INTERRUPTED)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refold.cli.context import INTERRUPTED, Context
+from refold.cli.context import Context
 from refold.engine.policy import ErrorPolicy
 
 __all__ = ["add_to"]
@@ -40,11 +40,17 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     bench.command("rebuild")(bench_rebuild)
 
 
-def _exit(work: Coroutine[Any, Any, int]) -> None:
+def _exit(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
+    """Runs a command and exits.
+
+    Args:
+        work: gives the exit code.
+        interrupted: what to say after Ctrl-C.
+    """
     try:
         code = asyncio.run(work)
     except KeyboardInterrupt:
-        sys.stderr.write(INTERRUPTED)  # typer would end without a word
+        sys.stderr.write(f"refold: interrupted; {interrupted}\n")
         code = 130
     raise typer.Exit(code)
 
@@ -75,7 +81,8 @@ def rebuild(
             accept_incomplete=accept_incomplete,
             accept_truncated=accept_truncated,
             as_json=as_json,
-        )
+        ),
+        interrupted="readers see what they saw before",
     )
 
 
@@ -91,7 +98,10 @@ def import_file(
     """Publish events from a file. Bad lines are told by number, and the good ones are published all the same."""
     from refold.cli.importing import run_import
 
-    _exit(run_import(file, stream, codec, as_json=as_json))
+    _exit(
+        run_import(file, stream, codec, as_json=as_json),
+        interrupted="import it again, and what is there stays as it is",
+    )
 
 
 def demo(

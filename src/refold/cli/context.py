@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from typing import TYPE_CHECKING, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from refold.errors import ConfigurationError, RefoldError
 
 if TYPE_CHECKING:
     from refold.app import App
 
-__all__ = ["INTERRUPTED", "Context"]
-
-INTERRUPTED: Final = "refold: interrupted; readers see what they saw before\n"
-"""What is said after Ctrl-C."""
+__all__ = ["Context"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,14 +45,18 @@ class Context:
             found: object = importlib.import_module(module_name)
         except RefoldError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigurationError(
                 f"--app {self.app!r}: {module_name} cannot be imported: {type(error).__name__}: {error}"
             ) from error
-        for name in attribute.split("."):
-            if not hasattr(found, name):
-                raise ConfigurationError(f"--app {self.app!r}: {module_name} has no attribute {attribute!r}")
-            found = getattr(found, name)
+        try:
+            found = attrgetter(attribute)(found)
+        except AttributeError as error:
+            raise ConfigurationError(f"--app {self.app!r}: {module_name} has no attribute {attribute!r}") from error
+        except Exception as error:
+            raise ConfigurationError(
+                f"--app {self.app!r}: {attribute} cannot be had: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, App):
             raise ConfigurationError(f"--app {self.app!r} is {type(found).__name__}, not a refold App")
         return found

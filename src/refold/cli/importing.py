@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from refold.app import App
 from refold.errors import ConfigurationError, EventError
 from refold.event import DomainEvent
-from refold.jetstream.bulk_publisher import BulkPublisher
+from refold.jetstream.bulk_publisher import BulkPublisher, BulkResult
+from refold.subjects import covers
 
 __all__ = ["run_import"]
 
@@ -22,9 +23,10 @@ _SHOWN = 20
 class _Lines:
     """The events of a file; what cannot be read is told by line number, and passed over."""
 
-    def __init__(self, app: App, file: BinaryIO) -> None:
+    def __init__(self, app: App, file: BinaryIO, stored: Sequence[str] = (">",)) -> None:
         self._app = app
         self._file = file
+        self._stored = stored
         self.numbers: list[int] = []
         self.bad: list[tuple[int, str]] = []
 
@@ -34,12 +36,17 @@ class _Lines:
                 continue
             try:
                 event = self._app.codec.envelope(line, None)
-                self._app.scheme.format(event.aggregate_type, event.aggregate_id, event.type)
+                subject = self._app.scheme.format(event.aggregate_type, event.aggregate_id, event.type)
             except EventError as error:
                 self.bad.append((number, str(error)))
-            else:
+                continue
+            if any(covers(pattern, subject) for pattern in self._stored):
                 self.numbers.append(number)
                 yield event
+            else:
+                self.bad.append(
+                    (number, f"stream {self._app.stream!r} does not store {subject!r}; add it to its subjects")
+                )
 
 
 async def run_import(file: Path, stream: str, codec: str, *, as_json: bool) -> int:
@@ -51,12 +58,15 @@ async def run_import(file: Path, stream: str, codec: str, *, as_json: bool) -> i
     with _opened(file) as opened:
         app = App("import", stream=stream, codec=codec, database_url="memory://")
         async with app:
-            types = _aggregate_types(app, opened)
+            lines = _Lines(app, opened)
+            types = {event.aggregate_type for event in lines}
+            result = BulkResult(0, 0, (), 0)
             if types:
                 await app.create_stream(*types)
-            opened.seek(0)
-            lines = _Lines(app, opened)
-            result = await BulkPublisher(app.client, stream, app.codec, app.scheme).publish_many(lines)
+                opened.seek(0)
+                lines = _Lines(app, opened, (await app.api.stream_info(stream)).config.subjects)
+                publisher = BulkPublisher(app.client, stream, app.codec, app.scheme, max_failures=sys.maxsize)
+                result = await publisher.publish_many(lines)
     bad = lines.bad + [(lines.numbers[failure.index], failure.reason) for failure in result.failures]
     told = {"stored": result.stored, "duplicates": result.duplicates, "position": result.position, "bad": sorted(bad)}
     if as_json:
@@ -71,10 +81,6 @@ async def run_import(file: Path, stream: str, codec: str, *, as_json: bool) -> i
         if len(bad) > _SHOWN:
             sys.stderr.write(f"and {len(bad) - _SHOWN:,} more (--json lists them all)\n")
     return 1 if bad else 0
-
-
-def _aggregate_types(app: App, file: BinaryIO) -> set[str]:
-    return {event.aggregate_type for event in _Lines(app, file)}
 
 
 @contextmanager

@@ -32,8 +32,8 @@ async def run_rebuild(
         app.projector(name)  # a wrong name is told before anything is connected
     if not app.projections:
         raise ConfigurationError(f"app {app.name!r} has no projections; register some: app.register(MyProjector)")
-    with shown_progress(hidden=as_json) as hook:
-        async with app:
+    async with app:
+        with shown_progress(hidden=as_json) as hook:
             results = await app.rebuild(
                 *names,
                 on_error=on_error,

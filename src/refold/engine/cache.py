@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 import refold.speedups as speedups
+from refold.cells import check
 from refold.view import Kind, Row, View, ViewSchema
 
 __all__ = ["Unpackable", "ViewCache"]
@@ -34,31 +35,30 @@ _OVERHEAD: Final = 200
 
 
 class Unpackable(Exception):
-    """A view holds a value that no column can; it is left out of the cache."""
+    """A view holds a value that no column can."""
 
 
 class ViewCache(Generic[V]):
     """The views of one projection that are in memory.
 
     Two generations stand in for a list of last uses: a hit costs one dictionary look-up, and what was not used for a whole
-    generation is packed to a fifth of its size.
+    generation is packed to a fifth of its size. A view that cannot be packed stays as it is: its next event may mend it.
 
     Attributes:
         hot: views used lately, by key. The fold looks keys up here without a detour; the object never changes.
-        unpackable: keys whose views could not be packed since this was last emptied; they are in the cache no more.
         packed_bytes: about how much memory the packed views take.
     """
 
-    __slots__ = ("_cool", "_decode", "_encode", "_packed", "_schema", "capacity", "hot", "packed_bytes", "unpackable")
+    __slots__ = ("_cool", "_decode", "_encode", "_packed", "_schema", "_types", "capacity", "hot", "packed_bytes")
 
     def __init__(self, schema: ViewSchema[V], capacity: int) -> None:
         self.hot: Any = {} if speedups.Views is None else speedups.Views()
-        self.unpackable: set[str] = set()
         self.packed_bytes = 0
         self.capacity = capacity
         self._cool: dict[str, V] = {}
         self._packed: dict[str, bytes] = {}
         self._schema = schema
+        self._types: set[tuple[type, ...]] = set()
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[tuple(_CELLS[c.kind] | None for c in schema.columns)]).decode  # type: ignore[misc]
 
@@ -95,15 +95,27 @@ class ViewCache(Generic[V]):
             if packed is not None:
                 self.packed_bytes -= len(packed) + _OVERHEAD
 
+    def put_back(self, row: Row) -> None:
+        """Takes in a row that `drain_packed` gave."""
+        self._cool[row[0]] = self._schema.thaw(row)
+
     def pack(self, view: V) -> bytes:
-        """A view as bytes, which later changes leave as they are.
+        """A view as bytes, which later changes leave as they are, and of which `unpack` makes the very same view.
 
         Raises:
             Unpackable: it holds a value that no column can.
         """
         try:
-            return self._encode(self._schema.freeze(view))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
+            row = self._schema.freeze(view)
+            types = tuple(map(type, row))
+            if types not in self._types:  # msgspec would make a Decimal of a float, and so on
+                check(self._schema, row)
+                self._types.add(types)
+            for i, decode in self._schema.decoders:
+                if row[i] is not None:
+                    decode(row[i])
+            return self._encode(row)
+        except Exception as error:
             raise Unpackable(str(error)) from error
 
     def unpack(self, packed: bytes) -> V:
@@ -127,13 +139,15 @@ class ViewCache(Generic[V]):
                 yield part
 
     def _age(self) -> None:
+        kept: dict[str, V] = {}
         for key, view in self._cool.items():
+            view.id = key
             try:
                 packed = self.pack(view)
             except Unpackable:
-                self.unpackable.add(key)
+                kept[key] = view
             else:
                 self._packed[key] = packed
                 self.packed_bytes += len(packed) + _OVERHEAD
-        self._cool = dict(self.hot.items())
+        self._cool = dict(self.hot.items()) | kept
         self.hot.clear()

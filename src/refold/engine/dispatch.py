@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import refold.speedups as speedups
-from refold.engine.fold import Fold, Step, detached
+from refold.engine.fold import Fold, Step
 from refold.errors import SubjectError, UndecodableEvent
 from refold.event import DomainEvent
 from refold.ports import Codec, PayloadDecoder, RawBatch, RawMessage
@@ -133,11 +133,14 @@ class Dispatcher:
         return {self._scheme.encode(name): self._entries(aggregate_type, name, folds) for name in names}
 
     def _entries(self, aggregate_type: str, name: str, folds: Sequence[Fold[Any]]) -> tuple[_Entry, ...]:
-        """One entry for each payload class that folds want of this event type."""
+        """One entry for each payload class that folds want of this event type. A view may keep, and later change, parts of a
+        payload: of the folds with such views, each has an entry of its own, for decoding again is the quickest copy.
+        """
         by_payload: dict[Any, list[Fold[Any]]] = {}
-        for fold in folds:
+        for number, fold in enumerate(folds):
             if name in fold.steps:
-                by_payload.setdefault(fold.spec.routes[name].event_type.payload, []).append(fold)
+                own = number if fold.shares_payloads else None
+                by_payload.setdefault((fold.spec.routes[name].event_type.payload, own), []).append(fold)
         entries = []
         for takers in by_payload.values():
             decode = self._codec.decoder(takers[0].spec.routes[name].event_type)
@@ -151,24 +154,19 @@ def _tell(folds: Sequence[Fold[Any]], tokens: tuple[str, str, str], position: in
 
 
 def _mismatch(event: DomainEvent[Any]) -> str:
-    said = f"{event.aggregate_type} {event.aggregate_id!r}, {event.type!r}"
+    said = f"{event.aggregate_type!r} {event.aggregate_id!r}, {event.type!r}"
     return f"the envelope says {said:.300}, and its subject says otherwise"
 
 
 def _shared(name: str, folds: Sequence[Fold[Any]]) -> Step:
-    """One step for several folds. A view may keep, and later change, parts of a payload: only the last such fold gets the
-    event as it was decoded, the others before it get copies.
-    """
+    """One step for several folds."""
     if len(folds) == 1:
         step: Step = folds[0].steps[name]
         return step
-    ordered = sorted(folds, key=lambda fold: fold.shares_payloads)
-    steps = [(fold.steps[name], fold.shares_payloads) for fold in ordered[:-1]]
-    last = ordered[-1].steps[name]
+    steps = [fold.steps[name] for fold in folds]
 
     def step_each(event: DomainEvent[Any]) -> None:
-        for step, own in steps:
-            step(detached(event) if own else event)
-        last(event)
+        for step in steps:
+            step(event)
 
     return step_each

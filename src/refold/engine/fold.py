@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 import refold.speedups as speedups
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import ErrorPolicy, Fault
+from refold.engine.policy import ErrorPolicy, Fault, told
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.errors import HandlerError, RowRefused
 from refold.event import DomainEvent
@@ -31,9 +31,6 @@ V = TypeVar("V", bound=View)
 
 Step = Callable[[DomainEvent[Any]], None]
 """Folds one event into the views of one projection."""
-
-UNFREEZABLE: Final = (TypeError, ValueError, RecursionError, AttributeError)
-"""What freezing a view may raise."""
 
 KEPT_FAULTS: Final = 1000
 """How many faults a fold keeps in full; all are counted."""
@@ -58,6 +55,13 @@ class Counts:
     def duplicate(self) -> None:
         """Counts a duplicate."""
         self.duplicates += 1
+
+    def add(self, others: Counts, times: int = 1) -> None:
+        """Counts what others counted, too; with -1, no more."""
+        self.duplicates += others.duplicates * times
+        self.ignored += others.ignored * times
+        self.failed += others.failed * times
+        self.parked += others.parked * times
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,8 +130,14 @@ class Fold(Generic[V]):
         self._quarantined: set[str] = set()
         self._schema: ViewSchema[V] = self.spec.schema
         self._nested = any(column.kind is Kind.JSON for column in self._schema.columns)
-        make = self._careful_step if careful else self._keyed_step if self.spec.keyed else self._own_step
+        whole = only is None and not self.spec.keyed
+        make = self._careful_step if careful else self._own_step if whole else self._keyed_step
         self.steps: dict[str, Step] = {name: self._filtered(make(route)) for name, route in self.spec.routes.items()}
+
+    @property
+    def whole(self) -> bool:
+        """Whether it folds all keys, of which the database may take what memory does not."""
+        return self._only is None
 
     @property
     def shares_payloads(self) -> bool:
@@ -154,7 +164,10 @@ class Fold(Generic[V]):
 
     def view(self, key: str) -> V | None:
         """A view in memory, by key."""
-        return self.cache.get(key)
+        view = self.cache.get(key)
+        if view is not None:
+            view.id = key  # whatever a handler made of it
+        return view
 
     # -- Steps: one event type each --------------------------------------------------------------------------------
 
@@ -198,7 +211,7 @@ class Fold(Generic[V]):
         return own_step
 
     def _keyed_step(self, route: Route) -> Step:
-        """The fast step of views with keys of their own."""
+        """The fast step of views with keys of their own, or of some keys alone."""
 
         def step(event: DomainEvent[Any]) -> None:
             for key in self._admitted_keys(event, route):
@@ -216,8 +229,6 @@ class Fold(Generic[V]):
 
         def step(event: DomainEvent[Any]) -> None:
             for key in self._admitted_keys(event, route):
-                if self._only is not None and key not in self._only:
-                    continue
                 if key in self._quarantined:
                     self._record(_fault(self.spec, key, event, "follows a failed event of this view", parked=True))
                     continue
@@ -238,7 +249,7 @@ class Fold(Generic[V]):
             try:
                 wanted = predicate(event)
             except Exception as error:  # noqa: BLE001
-                self.unreadable(event.position, "", f"predicate raised {_told(error)}")
+                self.unreadable(event.position, "", f"predicate raised {told(error)}")
                 return
             if wanted:
                 step(event)
@@ -248,21 +259,27 @@ class Fold(Generic[V]):
     # -- One event, one view ---------------------------------------------------------------------------------------
 
     def _admitted_keys(self, event: DomainEvent[Any], route: Route) -> Collection[str]:
-        """The keys of the views that an event goes to; none for a duplicate, or where they cannot be told."""
+        """The keys of the views that an event goes to, as far as they are to be folded; none for a duplicate, or where they
+        cannot be told.
+        """
+        keys = self._keys(event, route)
+        return keys if self._only is None else [key for key in keys if key in self._only]
+
+    def _keys(self, event: DomainEvent[Any], route: Route) -> Collection[str]:
         if not self.spec.keyed:
             return (event.aggregate_id,)
         if self.spec.deduplicate:
             aggregate = (event.aggregate_type, event.aggregate_id)
             if event.version <= self.seen.get(aggregate, 0):
-                self.counts.duplicates += 1
+                self.counts.duplicates += self._only is None  # else it was counted, whatever keys it has
                 return ()
             self.seen[aggregate] = event.version
         if route.key is None and route.keys is None:
             return (event.aggregate_id,)
         try:
-            keys = (route.key(event),) if route.key else tuple(dict.fromkeys(route.keys(event)))  # type: ignore[misc]
+            keys = (route.key(event),) if route.key else _several(route.keys(event))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001
-            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {_told(error)}")
+            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {told(error)}")
             return ()
         if not all(isinstance(key, str) and key for key in keys):
             self.unreadable(
@@ -280,7 +297,7 @@ class Fold(Generic[V]):
         view = self.cache.recall(key)
         if view is not None:
             return view
-        if key in self.troubled or key in self.cache.unpackable:
+        if key in self.troubled:
             return None
         if self.spilled:
             self.deferred.append(Deferred(key, event, route))
@@ -372,6 +389,14 @@ class Fold(Generic[V]):
         self._forget(key)
         self.troubled.add(key)
 
+    def refuse(self, key: str, position: int, reason: str) -> None:
+        """Records a view that only the database itself refuses.
+
+        Raises:
+            HandlerError: the policy says halt.
+        """
+        self._record(Fault(self.spec.name, position, "", key, reason))
+
     def _forget(self, key: str) -> None:
         self.cache.drop(key)
         if key in self.stored:
@@ -420,17 +445,14 @@ class Fold(Generic[V]):
         for items in self.cache.drain_views(size):
             try:
                 rows = self._schema.freeze_all(items)
-            except UNFREEZABLE:
+            except RowRefused:
                 rows = [row for key, view in items if (row := self._frozen(key, view)) is not None]
             yield rows
-        for key in self.cache.unpackable:
-            self.trouble(key)
-        self.cache.unpackable.clear()
 
     def _frozen(self, key: str, view: V) -> Row | None:
         try:
             return self._schema.freeze_all([(key, view)])[0]
-        except UNFREEZABLE:
+        except RowRefused:
             self.trouble(key)
             return None
 
@@ -440,6 +462,12 @@ def detached(event: DomainEvent[Any]) -> DomainEvent[Any]:
     return msgspec.structs.replace(event, payload=copy.deepcopy(event.payload))
 
 
+def _several(keys: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(keys, str):
+        raise TypeError(f"keys= gave one text, {keys!r:.80}, not several; use key=")
+    return tuple(dict.fromkeys(keys))
+
+
 def _fault(spec: ProjectorSpec[Any], key: str, event: DomainEvent[Any], reason: str, *, parked: bool = False) -> Fault:
     return Fault(spec.name, event.position, "", key, reason, parked)
 
@@ -447,8 +475,4 @@ def _fault(spec: ProjectorSpec[Any], key: str, event: DomainEvent[Any], reason: 
 def _reason(route: Route, error: Exception) -> str:
     if isinstance(error, (RowRefused, Unpackable)):
         return f"after {route.event_type.name}: {error}"
-    return f"handler {route.handler!r} raised {_told(error)} on {route.event_type.name}"
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+    return f"handler {route.handler!r} raised {told(error)} on {route.event_type.name}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from refold.engine.projector import AggregateProjector, Projector
-from refold.errors import DefinitionError, ProjectionError
+from refold.errors import DefinitionError, ProjectionError, StoreError, StreamError
 from refold.event import DomainEvent
 from refold.filters import EventFilter
 from refold.ports import AggregateIndexer, EventReader, StreamReader, ViewRepository
@@ -41,7 +42,41 @@ class FullProjectionResult:
     empty: int
 
 
-class FullProjection(Generic[V]):
+class _Full(Generic[V]):
+    """What both kinds of full projection share."""
+
+    def __init__(
+        self,
+        projector: AggregateProjector[V],
+        repository: ViewRepository[V],
+        aggregate_type: str,
+        event_types: Collection[str] | None = None,
+    ) -> None:
+        self._projector = projector
+        self._repository = repository
+        self._aggregate_type = aggregate_type
+        self._wanted = _wanted(projector, aggregate_type, event_types)
+
+    async def _projected(self, aggregate_id: str, events: Sequence[DomainEvent[Any]]) -> bool:
+        """Stores the view of an aggregate, or removes it where its events make none; whether there is one."""
+        if not events:
+            return False
+        view = self._projector.project(self._aggregate_type, aggregate_id, events)
+        if view is None:
+            await self._repository.delete(aggregate_id)
+        else:
+            await self._repository.save(view)
+        return view is not None
+
+    def _log(self, message: str, aggregates: int, views: int) -> None:
+        log.info(message, extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views})
+
+    def _ended(self, aggregates: int, views: int) -> FullProjectionResult:
+        self._log("full projection ended", aggregates, views)
+        return FullProjectionResult(aggregates, views, aggregates - views)
+
+
+class FullProjection(_Full[V]):
     """Reads events by type, enumerates aggregates, projects each, and persists its view.
 
     All of an aggregate type's wanted events are in memory at once, grouped by aggregate.
@@ -50,7 +85,7 @@ class FullProjection(Generic[V]):
         reader: where events come from.
         indexer: which aggregates there are.
         projector: the fold.
-        repository: where views go; each is saved by an upsert.
+        repository: where views go; each is saved by an upsert, and removed where its aggregate's events make none any more.
         aggregate_type: the type of aggregates to project.
         event_types: the event types that matter; None for those of a declarative projector, or all.
         latest_only: feed only the newest version of each event type instead of the whole history. For projectors whose
@@ -73,16 +108,13 @@ class FullProjection(Generic[V]):
     ) -> None:
         if latest_only:
             _check_replaces(projector)
+        super().__init__(projector, repository, aggregate_type, event_types)
         self._reader = reader
         self._indexer = indexer
-        self._projector = projector
-        self._repository = repository
-        self._aggregate_type = aggregate_type
-        self._wanted = _wanted(projector, aggregate_type, event_types)
         self._latest_only = latest_only
 
     async def run(self) -> FullProjectionResult:
-        """Projects every aggregate, one after another.
+        """Projects every aggregate that has events, one after another.
 
         Raises:
             ProjectionError: an aggregate failed; the error names it. Views of aggregates before it are stored, its own
@@ -93,15 +125,9 @@ class FullProjection(Generic[V]):
         aggregates = views = 0
         async for aggregate_id in self._indexer.aggregate_ids(self._aggregate_type):
             aggregates += 1
-            view = _project(self._projector, self._aggregate_type, aggregate_id, events.get(aggregate_id, []))
-            if view is not None:
-                await self._repository.save(view)
-                views += 1
-        log.info(
-            "full projection ended",
-            extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
-        )
-        return FullProjectionResult(aggregates, views, aggregates - views)
+            with _named(self._projector, self._aggregate_type, aggregate_id):
+                views += await self._projected(aggregate_id, events.get(aggregate_id, []))
+        return self._ended(aggregates, views)
 
     async def _events(self) -> dict[str, list[DomainEvent[Any]]]:
         grouped: dict[str, list[DomainEvent[Any]]] = defaultdict(list)
@@ -115,14 +141,15 @@ class FullProjection(Generic[V]):
         return grouped
 
 
-class FullProjectionTask(Generic[V]):
+class FullProjectionTask(_Full[V]):
     """Indexes aggregates, then reads, projects and stores one at a time: little memory, one read an aggregate.
 
     Args:
         indexer: which aggregates there are.
         reader: reads one aggregate's events.
         projector: the fold.
-        repository: where views go; each is saved by an upsert, so that running again changes nothing.
+        repository: where views go; each is saved by an upsert, so that running again changes nothing, and removed where its
+            aggregate's events make none any more.
         aggregate_type: the type of aggregates to project.
         log_every: log progress after so many aggregates.
     """
@@ -137,11 +164,9 @@ class FullProjectionTask(Generic[V]):
         aggregate_type: str,
         log_every: int = 1000,
     ) -> None:
+        super().__init__(projector, repository, aggregate_type)
         self._indexer = indexer
         self._reader = reader
-        self._projector = projector
-        self._repository = repository
-        self._aggregate_type = aggregate_type
         self._log_every = log_every
 
     async def run(self) -> FullProjectionResult:
@@ -151,33 +176,23 @@ class FullProjectionTask(Generic[V]):
             ProjectionError: an aggregate failed; the error names it, and its view is as it was.
             StreamError, StoreError: from reading and storing.
         """
-        wanted = _wanted(self._projector, self._aggregate_type, None)
         aggregates = views = 0
         async for aggregate_id in self._indexer.aggregate_ids(self._aggregate_type):
             aggregates += 1
-            events = [e async for e in self._reader.read(self._aggregate_type, aggregate_id) if wanted.accepts(e)]
-            view = _project(self._projector, self._aggregate_type, aggregate_id, events) if events else None
-            if view is not None:
-                await self._repository.save(view)
-                views += 1
+            with _named(self._projector, self._aggregate_type, aggregate_id):
+                reading = self._reader.read(self._aggregate_type, aggregate_id, wanted=self._wanted)
+                views += await self._projected(aggregate_id, [event async for event in reading])
             if aggregates % self._log_every == 0:
-                log.info(
-                    "full projection goes on",
-                    extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
-                )
-        log.info(
-            "full projection ended",
-            extra={"aggregate_type": self._aggregate_type, "aggregates": aggregates, "views": views},
-        )
-        return FullProjectionResult(aggregates, views, aggregates - views)
+                self._log("full projection goes on", aggregates, views)
+        return self._ended(aggregates, views)
 
 
-def _project(
-    projector: AggregateProjector[V], aggregate_type: str, aggregate_id: str, events: list[DomainEvent[Any]]
-) -> V | None:
+@contextmanager
+def _named(projector: AggregateProjector[Any], aggregate_type: str, aggregate_id: str) -> Iterator[None]:
+    """Says which aggregate it is that fails."""
     try:
-        return projector.project(aggregate_type, aggregate_id, events)
-    except DefinitionError:
+        yield
+    except (DefinitionError, StreamError, StoreError):
         raise
     except Exception as error:
         name = type(projector).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-__all__ = ["ErrorPolicy", "Fault"]
+__all__ = ["ErrorPolicy", "Fault", "told"]
 
 
 class ErrorPolicy(enum.Enum):
@@ -39,3 +39,19 @@ class Fault:
     key: str | None
     reason: str
     parked: bool = False
+
+
+def told(error: Exception) -> str:
+    """An exception's type and text on one line of printable characters, whatever a user's code made of it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (a user's exception may do anything)
+        text = "(without a text)"
+    return f"{type(error).__name__}: {printable(text)}"[:500]
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, line breaks and lone surrogates are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

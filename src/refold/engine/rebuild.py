@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -121,7 +121,10 @@ class _Build:
     fold: Fold[Any]
     writer: GenerationWriter
     written: int = 0
-    refused: list[Fault] = dataclasses.field(default_factory=list)
+
+    def of(self, fold: Fold[Any]) -> _Build:
+        """The same with another fold, of which nothing is written yet."""
+        return _Build(self.projector, fold, self.writer)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,7 +257,7 @@ class _Pass:
                 for build in builds:
                     if build.fold.deferred:
                         await self._fold_deferred(build)
-                    if build.fold.cache.packed_bytes > most and not build.fold.careful:
+                    if build.fold.cache.packed_bytes > most and build.fold.whole:
                         await self._spill(build)
                 events += len(batch)
                 self._tell(phase, events, batch.last, began)
@@ -269,7 +272,8 @@ class _Pass:
     async def _spill(self, build: _Build) -> None:
         """Makes room: packed views go to the database, and are read back when an event needs them."""
         build.fold.spilled = True
-        await self._write_rows(build, build.fold.cache.drain_packed(self._parts.limits.chunk_rows))
+        chunks = build.fold.cache.drain_packed(self._parts.limits.chunk_rows)
+        await self._write_rows(build, chunks, spilling=True)
 
     # -- Writing -----------------------------------------------------------------------------------------------------
 
@@ -277,17 +281,18 @@ class _Pass:
         await self._write_rows(build, build.fold.drain_rows(self._parts.limits.chunk_rows))
         if build.fold.deleted:
             await build.writer.upsert((), sorted(build.fold.deleted))
+            build.written -= len(build.fold.deleted)
             build.fold.deleted.clear()
 
-    async def _write_rows(self, build: _Build, chunks: Iterable[list[Row]]) -> None:
+    async def _write_rows(self, build: _Build, chunks: Iterable[list[Row]], *, spilling: bool = False) -> None:
         """Checks and writes rows a chunk at a time; one chunk is made while the one before is written."""
         writing: asyncio.Task[None] | None = None
         try:
             for chunk in chunks:
-                good = self._accepted(build, chunk)
+                good = self._accepted(build, chunk, spilling=spilling)
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(self._send(build, good), name="refold-write")
+                writing = asyncio.create_task(self._send(build, good, spilling=spilling), name="refold-write")
             if writing is not None:
                 await writing
         except BaseException:
@@ -296,65 +301,83 @@ class _Pass:
             raise
         self._tell("writing", build.written, self._state.last, self._began, force=True)
 
-    def _accepted(self, build: _Build, rows: list[Row]) -> list[Row]:
-        """The rows that stores take; the keys of the others are to be folded again carefully."""
+    def _accepted(self, build: _Build, rows: list[Row], *, spilling: bool) -> list[Row]:
+        """The rows that stores take."""
         refused = {error.key for error in refusals(build.fold.spec.schema, rows)}
         if not refused:
             return rows
-        for key in refused:
-            build.fold.trouble(str(key))
+        for row in rows:
+            if row[0] in refused:
+                self._leave_out(build, row, spilling=spilling)
         return [row for row in rows if row[0] not in refused]
 
-    async def _send(self, build: _Build, rows: list[Row]) -> None:
+    def _leave_out(self, build: _Build, row: Row, *, spilling: bool) -> None:
+        """Keeps a bad row in memory, for a later event may mend it; in the end, its key is to be folded again carefully."""
+        if spilling:
+            build.fold.cache.put_back(row)
+        else:
+            build.fold.trouble(row[0])
+
+    async def _send(self, build: _Build, rows: list[Row], *, spilling: bool) -> None:
         fold = build.fold
         known = fold.stored | fold.deleted
         again = [row for row in rows if row[0] in known] if known else []
         fresh = [row for row in rows if row[0] not in known] if known else rows
-        for part, write in ((fresh, build.writer.insert), (again, build.writer.upsert)):
-            while part:
-                try:
-                    await write(part)
-                except RowRefused as error:
-                    if error.key is None:
-                        raise
-                    part = self._without(build, part, error)
-                else:
-                    break
+        fresh = await self._put(build, fresh, build.writer.insert, spilling=spilling)
+        again = await self._put(build, again, build.writer.upsert, spilling=spilling)
         build.written += len(fresh)
         fold.stored.difference_update(row[0] for row in again)
         fold.deleted.difference_update(row[0] for row in again)
 
-    def _without(self, build: _Build, rows: list[Row], error: RowRefused) -> list[Row]:
-        """Records a row that only the database itself refuses, and leaves it out."""
-        position = next((row[4] for row in rows if row[0] == error.key), 0)
-        build.refused.append(Fault(build.fold.spec.name, position, "", error.key, str(error)))
-        build.fold.counts.failed += 1
-        return [row for row in rows if row[0] != error.key]
+    async def _put(
+        self,
+        build: _Build,
+        rows: list[Row],
+        write: Callable[[Sequence[Row]], Awaitable[None]],
+        *,
+        spilling: bool,
+    ) -> list[Row]:
+        """Writes rows but for those that only the database itself refuses; gives those written."""
+        while rows:
+            try:
+                await write(rows)
+                break
+            except RowRefused as error:
+                refused = next((row for row in rows if row[0] == error.key), None)
+                if refused is None:
+                    raise
+                if build.fold.careful:
+                    build.fold.refuse(refused[0], refused[4], str(error))
+                else:
+                    self._leave_out(build, refused, spilling=spilling)
+                rows = [row for row in rows if row is not refused]
+        return rows
 
     # -- Repair ------------------------------------------------------------------------------------------------------
 
     async def _repair(self, builds: Sequence[_Build]) -> None:
         """Reads the stream once more for the views in doubt, and folds those with a copy before every event."""
-        again = []
+        again: list[tuple[_Build, _Build, _Build]] = []
         for build in builds:
             if build.fold.troubled:
-                careful: Fold[Any] = Fold(
-                    build.projector, careful=True, only=frozenset(build.fold.troubled), policy=build.fold.policy
-                )
-                again.append(dataclasses.replace(build, fold=careful, written=0, refused=[]))
+                only = frozenset(build.fold.troubled)
+                careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policy=build.fold.policy)
+                # What the fast fold counted of these keys is counted once more, to be taken off.
+                fast: Fold[Any] = Fold(build.projector, only=only, policy=ErrorPolicy.SKIP)
+                again.append((build, build.of(careful), build.of(fast)))
         if not again:
             return
-        await self._read(again, "repairing")
-        by_name = {build.fold.spec.name: build for build in builds}
-        for careful_build in again:
-            build = by_name[careful_build.fold.spec.name]
+        await self._read([one for _, *both in again for one in both], "repairing")
+        for build, careful_build, fast_build in again:
             await self._write(careful_build)
             fold, careful = build.fold, careful_build.fold
             build.written += careful_build.written
-            build.refused += careful_build.refused
-            fold.counts.failed += careful.counts.failed
-            fold.counts.parked += careful.counts.parked
+            fold.counts.add(careful.counts)
+            fold.counts.add(fast_build.fold.counts, -1)
             fold.faults += careful.faults
+            if not fold.spec.keyed:
+                for aggregate in [one for one in fold.seen if one[1] in fold.troubled]:
+                    del fold.seen[aggregate]  # a quarantined event was not handled after all
             fold.seen |= careful.seen
 
     # -- The end -----------------------------------------------------------------------------------------------------
@@ -383,7 +406,7 @@ class _Pass:
             ignored=counts.ignored,
             failed=counts.failed,
             parked=counts.parked,
-            faults=tuple(sorted(fold.faults + build.refused, key=lambda fault: fault.position)),
+            faults=tuple(sorted(fold.faults, key=lambda fault: fault.position)),
             seconds=time.perf_counter() - self._began,
             published=published,
         )

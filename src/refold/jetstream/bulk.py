@@ -205,11 +205,13 @@ class _Consumer:
             if frames is None:
                 self._pending = (await self._api.consumer_info(self._stream, self._name)).num_pending
                 continue
-            self._pending = self._parser.pending
-            frames.truncate(until)
-            last = frames.last
-            yield RawBatch(frames, last)
-            self._parser.release(frames)
+            while frames is not None:  # more buffers may have come than one, the last of the stream among them
+                self._pending = self._parser.pending
+                frames.truncate(until)
+                last = frames.last
+                yield RawBatch(frames, last)
+                self._parser.release(frames)
+                frames = self._parser.take() if last < until else None
 
     async def _pull(self) -> None:
         while len(self._pulls) < _PULLS_IN_FLIGHT:

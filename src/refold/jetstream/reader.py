@@ -81,26 +81,37 @@ class JetStreamStreamReader(_Reader, StreamReader):
     """
 
     async def read(
-        self, aggregate_type: str, aggregate_id: str, *, from_version: int = 1, from_position: int = 1
+        self,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int = 1,
+        from_position: int = 1,
+        wanted: EventFilter | None = None,
     ) -> AsyncGenerator[DomainEvent[Any], None]:
         """The aggregate's events in position order.
 
         Raises:
             IdentityMismatch: subject and body of a message disagree; beside what the port says.
         """
+        wanted = wanted or EventFilter()
         consumer: dict[str, Any] = {
             "filter_subject": self._scheme.pattern(aggregate_type, aggregate_id),
-            **_from_position(from_position),
+            **(_start(wanted) if from_position <= 1 else _from_position(from_position)),
         }
+        since = 0 if wanted.start_time is None else _nanoseconds(wanted.start_time)
         async with aclosing(self._messages(consumer)) as messages:
             async for message in messages:
                 try:
-                    event = self._event(message, self._scheme.parse(message.subject))
+                    identity = self._scheme.parse(message.subject)
+                    if wanted.event_types is not None and identity.event_type not in wanted.event_types:
+                        continue
+                    event = self._event(message, identity)
                 except IdentityMismatch as error:
                     raise IdentityMismatch(self._where(message, error)) from error
                 except EventError as error:
                     raise UndecodableEvent(self._where(message, error)) from error
-                if event.version >= from_version:
+                if event.version >= from_version and message.at.stored_at >= since and wanted.accepts(event):
                     yield event
 
     def _where(self, message: Delivered, error: EventError) -> str:

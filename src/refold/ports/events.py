@@ -141,11 +141,24 @@ class StreamReader(ABC):
 
     @abstractmethod
     def read(
-        self, aggregate_type: str, aggregate_id: str, *, from_version: int = 1, from_position: int = 1
+        self,
+        aggregate_type: str,
+        aggregate_id: str,
+        *,
+        from_version: int = 1,
+        from_position: int = 1,
+        wanted: EventFilter | None = None,
     ) -> AsyncIterator[DomainEvent[Any]]:
         """The aggregate's events in position order, from a version and a position on.
 
         A stream that does not exist gives nothing, and a warning in the log.
+
+        Args:
+            aggregate_type: the aggregate's type.
+            aggregate_id: its id.
+            from_version: the lowest version.
+            from_position: the lowest stream sequence.
+            wanted: what else is asked of events; messages of other types are not even decoded.
 
         Raises:
             UndecodableEvent: a message is no event; its position is in the error.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 from refold.errors import SchemaMismatch, StoreError
-from refold.view import Column, ViewSchema
+from refold.ports.views import SeenRow
+from refold.view import MAX_KEY_BYTES, Column, ViewSchema
 
-__all__ = ["compare_columns", "describe", "is_required", "lost", "owner", "stranger", "taken"]
+__all__ = ["compare_columns", "describe", "is_required", "lost", "owner", "seen_rows", "stranger", "taken"]
 
 
 def is_required(column: Column) -> bool:
@@ -39,6 +42,28 @@ def compare_columns(stored: str, schema: ViewSchema[Any], table: str) -> None:
                 table=table,
                 column=column,
             )
+
+
+def seen_rows(key: tuple[str, str, int, int], seen: Sequence[SeenRow]) -> list[tuple[Any, ...]]:
+    """Rows of ``refold_seen``.
+
+    Args:
+        key: app, projection, version and generation.
+        seen: what it has seen.
+    """
+    return [(*key, kind, seen_id(aggregate), version) for kind, aggregate, version in seen]
+
+
+def seen_id(aggregate: str) -> str:
+    """An aggregate's id, or a digest of one that no column can hold (with a NUL, or too long): of a keyed projection, it is
+    in no row, and its events are well.
+    """
+    if len(aggregate) <= MAX_KEY_BYTES // 4 and "\0" not in aggregate:
+        return aggregate
+    encoded = aggregate.encode("utf-8", "surrogatepass")
+    if len(encoded) <= MAX_KEY_BYTES and "\0" not in aggregate:
+        return aggregate
+    return f"blake2b:{blake2b(encoded, digest_size=20).hexdigest()}"
 
 
 def owner() -> str:

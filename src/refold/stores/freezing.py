@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from refold.cells import check
-from refold.errors import DefinitionError, RowRefused
+from refold.errors import DefinitionError
 from refold.view import Row, View, ViewSchema
 
 __all__ = ["frozen"]
@@ -20,10 +20,6 @@ def frozen(schema: ViewSchema[Any], view: View) -> Row:
     """
     if not isinstance(view, schema.view):
         raise DefinitionError(f"this table holds {schema.view.__name__}, not {type(view).__name__}")
-    try:
-        row = schema.freeze(view)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        key = view.id if isinstance(view.id, str) else None
-        raise RowRefused(f"a nested value of view {view.id!r} cannot be written as JSON: {error}", key=key) from error
+    row = schema.freeze(view)
     check(schema, row)
     return row

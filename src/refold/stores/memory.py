@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from refold.cells import check
-from refold.errors import DefinitionError, RowRefused, StoreError
+from refold.errors import RowRefused, StoreError
 from refold.ports.views import Condition, GenerationWriter, Order, SeenRow, ViewRepository, ViewStore
 from refold.stores import conditions as asked
 from refold.stores.catalog import compare_columns, describe, owner
+from refold.stores.freezing import frozen
 from refold.stores.names import check_name, generation_table
 from refold.view import Column, Kind, Row, View, ViewSchema
 
@@ -181,7 +181,7 @@ class _MemoryRepository(ViewRepository[V]):
 
     async def save_batch(self, views: Sequence[V]) -> None:
         table = self._store.find(self._name, self._schema)
-        rows = {row[0]: row for row in map(self._frozen, views)}
+        rows = {view.id: frozen(self._schema, view) for view in views}
         table.update(rows)
 
     async def find_by_id(self, key: str) -> V | None:
@@ -209,16 +209,6 @@ class _MemoryRepository(ViewRepository[V]):
     async def delete_batch(self, keys: Collection[str]) -> int:
         table = self._store.find(self._name, self._schema)
         return sum(table.pop(key, None) is not None for key in set(keys))
-
-    def _frozen(self, view: V) -> Row:
-        if not isinstance(view, self._schema.view):
-            raise DefinitionError(f"this table holds {self._schema.view.__name__}, not {type(view).__name__}")
-        try:
-            row = self._schema.freeze(view)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise RowRefused(f"a nested value of view {view.id!r} cannot be written as JSON: {error}") from error
-        check(self._schema, row)
-        return row
 
     def _matching(self, conditions: Sequence[Condition]) -> list[Row]:
         table = self._store.find(self._name, self._schema)

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow
+from refold.stores.catalog import seen_rows
 from refold.stores.conditions import askable
 from refold.stores.names import SEEN
 from refold.stores.pgcatalog import PostgresCatalog
@@ -236,10 +237,9 @@ class PostgresGenerationWriter(GenerationWriter):
             for index in self._described.indexes:
                 self._execute_ddl(CreateIndex(index, if_not_exists=True))
             self._catalog.forget_seen()
-            key = self._catalog.key
             columns = "app, projection, projection_version, generation, aggregate_type, aggregate_id, version"
             types = ["text", "text", "int8", "int8", "text", "text", "int8"]
-            self._copy(sql.Identifier(SEEN), sql.SQL(columns), types, [(*key, *row) for row in seen])
+            self._copy(sql.Identifier(SEEN), sql.SQL(columns), types, seen_rows(self._catalog.key, seen))
         self._execute("ANALYZE {}", self._name)
         try:
             self._catalog.switch(self._schema.names, checkpoint, attempts=self._store.switch_attempts)

@@ -27,6 +27,12 @@ __all__ = ["PostgresStore"]
 _SETTINGS: Final = (
     "-c timezone=UTC -c client_encoding=UTF8 -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 )
+_REFUSALS: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,  # JSON nested deeper than its stack
+)
 _COLUMNS: Final = sa.text(
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a "
     "WHERE a.attrelid = to_regclass(:name) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
@@ -55,6 +61,10 @@ class PostgresStore(SqlStore):
             raise ConfigurationError(
                 "the PostgreSQL URL cannot be read: use postgresql://user@host:5432/database"
             ) from error
+        if any(port and not port.isdecimal() for port in str(given.get("port") or "").split(",")):
+            raise ConfigurationError(
+                "the port in the PostgreSQL URL is no number: use postgresql://user@host:5432/database"
+            )
         options = f"{given.pop('options', None) or ''} {_SETTINGS}".strip()
         settings: dict[str, Any] = {"connect_timeout": 10, "application_name": "refold", **given, "options": options}
         self.conninfo = psycopg.conninfo.make_conninfo(**settings)
@@ -125,7 +135,7 @@ class PostgresStore(SqlStore):
 
     def translated(self, error: Exception) -> RefoldError | None:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
-        if isinstance(cause, (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)):
+        if isinstance(cause, _REFUSALS):
             return RowRefused(_reason(cause))
         if isinstance(cause, psycopg.errors.LockNotAvailable):
             return StoreError(f"{self.location}: another session holds a lock for too long: {_reason(cause)}")

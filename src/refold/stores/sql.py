@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from refold.errors import RefoldError, RowRefused, SchemaMismatch, StoreError
 from refold.ports.views import Condition, Order, ViewRepository, ViewStore
+from refold.stores.catalog import compare_columns
 from refold.stores.conditions import askable, check_paging, orders, tests
 from refold.stores.freezing import frozen
 from refold.stores.names import check_name
@@ -25,6 +26,10 @@ __all__ = ["Columns", "SqlRepository", "SqlStore", "create_statements", "first_r
 
 T = TypeVar("T")
 V = TypeVar("V", bound=View)
+
+_ACTIVE: Final = sa.text(
+    "SELECT table_name, columns FROM refold_checkpoints WHERE projection = :name AND state = 'active'"
+)
 
 Columns = Mapping[str, str]
 """Column types of a table as its database names them, by column; empty where there is no such table."""
@@ -114,6 +119,12 @@ class SqlStore(ViewStore, ABC):
             SchemaMismatch: it differs.
             StoreError: it is not there.
         """
+        # Of a projection the catalog knows more than the database: SQLite has one type for text, decimals, times and JSON,
+        # and an SQL view does not say what may be null.
+        active = connection.execute(_ACTIVE, {"name": table.name}).one_or_none()
+        if active is not None:
+            compare_columns(active.columns, schema, active.table_name)
+            return
         found = self.columns_of(connection, table.name)
         if not found:
             raise StoreError(

@@ -16,7 +16,6 @@ from sqlalchemy.dialects import sqlite
 
 from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
 from refold.ports.views import GenerationWriter
-from refold.stores.catalog import compare_columns
 from refold.stores.names import generation_table
 from refold.stores.sql import Columns, SqlStore
 from refold.stores.sqlitewriter import SqliteGenerationWriter
@@ -28,9 +27,6 @@ __all__ = ["SqliteStore"]
 
 _BUSY_SECONDS: Final = 30.0
 _COLUMNS: Final = sa.text("SELECT name, type FROM pragma_table_info(:name)")
-_ACTIVE: Final = sa.text(
-    "SELECT table_name, columns FROM refold_checkpoints WHERE projection = :name AND state = 'active'"
-)
 _REASONS: Final = {
     "SQLITE_BUSY": "another process writes for too long",
     "SQLITE_LOCKED": "another connection holds a lock",
@@ -108,12 +104,6 @@ class SqliteStore(SqlStore):
                 if write:
                     self._writing = None
 
-    def compare(self, connection: sa.Connection, table: sa.Table, schema: ViewSchema[Any]) -> None:
-        # SQLite has one type for text, decimals, times and JSON; of a projection the catalog knows better.
-        for name, columns in connection.execute(_ACTIVE, {"name": table.name}):
-            compare_columns(columns, schema, name)
-        super().compare(connection, table, schema)
-
     def translated(self, error: Exception) -> RefoldError | None:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeEncodeError)):
@@ -135,6 +125,13 @@ class SqliteStore(SqlStore):
         return {column.name: column.type.compile(dialect) for column in table.columns}
 
     def _connect(self) -> sqlite3.Connection:
+        # Waiting mends neither, so that they are no StoreUnavailable.
+        if not self.path.parent.is_dir():
+            raise StoreError(
+                f"{self.location}: there is no folder {self.path.parent}; make it, or change the database URL"
+            )
+        if self.path.is_dir():
+            raise StoreError(f"{self.location} is a folder; name a file in it in the database URL")
         # Transactions are begun by hand: the driver opens none for DDL, and none of the kind that a writer needs.
         connection = sqlite3.connect(
             self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import glob
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +18,7 @@ from sqlalchemy import exc
 
 from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow
-from refold.stores.catalog import compare_columns, describe, lost, owner, stranger, taken
+from refold.stores.catalog import compare_columns, describe, lost, owner, seen_rows, stranger, taken
 from refold.stores.conditions import askable
 from refold.stores.names import generation_table
 from refold.stores.queries import any_of
@@ -199,11 +200,17 @@ class SqliteGenerationWriter(GenerationWriter):
             connection.execute(statement)
 
     def _drop_dead(self, connection: sa.Connection) -> None:
-        for key in _generations(connection, self._key, "state = 'rebuilding'"):
-            path = _life_path(self._store.path, generation_table(*key[1:]))
+        unpublished = {
+            _life_path(self._store.path, generation_table(*key[1:])): key
+            for key in _generations(connection, self._key, "state = 'rebuilding'")
+        }
+        # One that was killed just after it was published left its lock alone.
+        pattern = f"{glob.escape(self._store.path.name)}-{self._key[1]}__v*g*.lock"
+        for path in {*unpublished, *self._store.path.parent.glob(pattern)}:
             life = _take_life(path)
             if life is not None:
-                _drop(connection, key, "rebuilding")
+                if path in unpublished:
+                    _drop(connection, unpublished[path], "rebuilding")
                 life.close()
                 path.unlink(missing_ok=True)
 
@@ -215,7 +222,7 @@ class SqliteGenerationWriter(GenerationWriter):
             connection.exec_driver_sql(
                 "INSERT INTO refold_seen (app, projection, projection_version, generation, aggregate_type, aggregate_id, "
                 "version) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*self._key, *row) for row in seen],
+                seen_rows(self._key, seen),
             )
         former = connection.exec_driver_sql(
             f"UPDATE refold_checkpoints SET state = 'retired', since = {_NOW} "
