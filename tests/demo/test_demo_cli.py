@@ -225,5 +225,5 @@ def test_ctrl_c_stops_everything_and_says_so(repo: Repo, home: Path, slow_demo: 
     process = slow_demo()
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert (process.returncode, said.splitlines()) == (130, ["refold: interrupted; readers see what they saw before"])
+    assert (process.returncode, said.splitlines()) == (130, ["refold: interrupted; run it again"])
     assert nobody_holds(home)
