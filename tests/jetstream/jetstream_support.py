@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from nats.aio.client import Client
 
+from refold import App, EventFilter, Projector, View, on
 from refold.codecs import JsonCodec
 from refold.event import DomainEvent, event, event_type_of
 from refold.jetstream.api import JetStreamApi, StreamInfo
@@ -37,6 +38,39 @@ class Shipped(msgspec.Struct):
 
 EVENT_TYPES = {kind.name: kind for kind in map(event_type_of, (Placed, Shipped))}
 CODEC = JsonCodec()
+
+
+class Order(View):
+    customer: str = ""
+    carrier: str = ""
+
+
+class Orders(Projector[Order], name="orders"):
+    @on(Placed)
+    def placed(self, view: Order, event: DomainEvent[Placed]) -> None:
+        view.customer = event.payload.customer
+
+    @on(Shipped)
+    def shipped(self, view: Order, event: DomainEvent[Shipped]) -> None:
+        view.carrier = event.payload.carrier
+
+
+async def exercise(app: App) -> None:
+    """Does everything that an application does with NATS: appends, reads, lists and rebuilds."""
+    if not app.projections:
+        app.register(Orders)
+    for key in ("1", "2"):
+        await app.publish("order", key, [Placed(key)], expected_version=0)
+    await app.publish("order", "2", [Shipped("bike")], expected_version=1)
+    read = [(e.version, e.payload) async for e in app.stream_reader.read("order", "2")]
+    assert read == [(1, Placed("2")), (2, Shipped("bike"))]
+    assert [e.position async for e in app.event_reader.events(EventFilter())] == [1, 2, 3]
+    assert sorted([key async for key in app.indexer.aggregate_ids("order")]) == ["1", "2"]
+    (result,) = await app.rebuild()
+    assert (result.complete, result.events, result.views) == (True, 3, 2)
+    view = await app.views(Orders).find_by_id("2")
+    assert view is not None
+    assert (view.customer, view.carrier) == ("2", "bike")
 
 
 class Stream:
