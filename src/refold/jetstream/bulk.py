@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
 from refold.jetstream.api import JetStreamApi
+from refold.jetstream.connection import NatsConnection
 from refold.jetstream.frames import FrameParser, Frames
 from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
 from refold.ports import EventSource, RawBatch, StreamState
@@ -92,11 +93,13 @@ class JetStreamSource(EventSource):
                                 last = batch.last
                                 yield batch
                     except StreamError as error:
+                        if not _may_pass(error):
+                            raise
                         log.warning(
                             "reading was interrupted and is taken up again",
                             extra={"stream": self._stream, "position": last, "reason": str(error)},
                         )
-                        if last == failed_at or not _may_pass(error):
+                        if last == failed_at:
                             raise
                         failed_at = last  # it got somewhere: once more at once, before attempts are counted
                     else:
@@ -141,6 +144,7 @@ class _Consumer:
         self._name = ""
         self._pending = 0
         self._alive = False
+        self._denial: asyncio.Task[None] | None = None
 
     async def open(self, wanted: EventFilter, last: int, until: int) -> None:
         """Makes the consumer and the subscription that it sends to."""
@@ -153,10 +157,14 @@ class _Consumer:
                 last, everything.state.first_seq - 1
             ):
                 # Most messages are wanted: an unfiltered consumer is quicker, and the rest is dropped by its subject.
-                await self._api.delete_consumer(self._stream, created.name)
+                with suppress(NotPermitted):  # it goes by itself after a while
+                    await self._api.delete_consumer(self._stream, created.name)
                 created = await self._api.create_consumer(self._stream, config)
         self._name, self._pending = created.name, created.num_pending
+        self._subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         await self._subscribe()
+        if isinstance(self._client, NatsConnection):
+            self._denial = asyncio.create_task(self._until_denied(self._client), name="refold-denial")
 
     def _config(self, wanted: EventFilter, last: int) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -193,6 +201,9 @@ class _Consumer:
 
     async def close(self) -> None:
         """Deletes the consumer; the server would do so by itself after five minutes."""
+        if self._denial is not None:
+            self._denial.cancel()
+            await asyncio.wait([self._denial])
         if self._error is None and self._client.is_connected:
             await self._api.delete_consumer(self._stream, self._name)
 
@@ -231,13 +242,13 @@ class _Consumer:
                 "expires": int(_EXPIRES * 1e9),
                 "idle_heartbeat": int(_HEARTBEAT * 1e9),
             }
-            await self._client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", json.dumps(request).encode(), self._inbox
-            )
+            await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
 
     async def _next(self) -> Frames | None:
         """Messages that came, else None after a heartbeat without one."""
         while True:
+            if isinstance(self._error, NotPermitted):
+                raise self._error
             if self._error is not None:
                 raise StreamError(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
             if self._parser.frames.deliveries:
@@ -280,6 +291,10 @@ class _Consumer:
         else:
             self._error = StreamError(f"the server says {status[9:].strip()!r}")
         self._arrived.set()
+
+    async def _until_denied(self, client: NatsConnection) -> None:
+        """Pulls are not answered where they are not allowed."""
+        self._on_error(NotPermitted(await client.until_denied(self._subject)))
 
     def _on_error(self, error: Exception) -> None:
         self._error = self._error or error

@@ -59,7 +59,7 @@ class NatsConnection(Client):
         self._denied: asyncio.Event = asyncio.Event()
 
     def denied(self, subject: str) -> str | None:
-        """What the server forbade that a request to a subject needs; None where it forbade nothing.
+        """Says what the server forbade that a request to a subject needs; None where it forbade nothing.
 
         Args:
             subject: the subject that was published to.
@@ -67,10 +67,11 @@ class NatsConnection(Client):
         inbox = f"{self.settings.inbox_prefix}.".lower()
         for action, what in self._denials:  # the client gives the server's words in small letters
             if action == "publish" and what == subject.lower():
-                return f"publish to {subject!r}"
+                return f"the NATS user may not publish to {subject!r}: check its permissions"
             if action == "subscription" and what.startswith(inbox):
                 return (
-                    f"subscribe to {self.settings.inbox_prefix}.> (set inbox_prefix to what the user may subscribe to)"
+                    f"the NATS user may not subscribe to {self.settings.inbox_prefix}.>: check its permissions, or set "
+                    "inbox_prefix to what it may subscribe to"
                 )
         return None
 
@@ -81,9 +82,11 @@ class NatsConnection(Client):
             await self._denied.wait()
         return what
 
-    def forget_denial(self, subject: str) -> None:
-        """Lets a request to a subject be tried again: permissions may have changed."""
-        self._denials = deque((d for d in self._denials if d != ("publish", subject.lower())), maxlen=64)
+    def forget_denial(self, subject: str | None = None) -> None:
+        """Lets messages to a subject, or to any, be tried again: permissions may have changed."""
+        publish = ("publish", (subject or "").lower())
+        kept = (d for d in self._denials if (d != publish if subject else d[0] != "publish"))
+        self._denials = deque(kept, maxlen=64)
 
     def note_error(self, error: BaseException) -> None:
         """Takes note of an error that the server reported, if it is a denial."""
