@@ -141,11 +141,16 @@ Filter = Callable[[bytes], bytes]
 
 
 class Proxy:
-    """Stands between client and server. `to_server` and `to_client` change what goes through, chunk by chunk."""
+    """Stands between client and server. `to_server` and `to_client` change what goes through, chunk by chunk.
 
-    def __init__(self) -> None:
-        self.port = 0
+    Args:
+        port: where it listens; 0 for any free one.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.seen_by_server = b""
+        self.seen_by_client = b""
         self.to_server: Filter = bytes
         self.to_client: Filter = bytes
         self._writers: set[asyncio.StreamWriter] = set()
@@ -175,7 +180,7 @@ class Proxy:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -191,6 +196,8 @@ class Proxy:
                 data = self.to_server(data) if to_server else self.to_client(data)
                 if to_server:
                     self.seen_by_server += data
+                else:
+                    self.seen_by_client += data
                 target.write(data)
                 await target.drain()
         self._writers.discard(target)
