@@ -8,7 +8,7 @@
 #include <Python.h>
 #include <string.h>
 
-#define NUMBERS 4   /* a reply subject ends in stream sequence, consumer sequence, timestamp, pending */
+#define NUMBERS 4   /* a reply subject has stream sequence, consumer sequence, timestamp, pending */
 #define MEMO 256    /* tokens that come again and again are made once */
 
 typedef struct {
@@ -83,19 +83,21 @@ split(const char *start, const char *end, char at, const char **parts, int most)
     return count + 1;
 }
 
-/* The numbers at the end of a reply subject; 0 where it is none of JetStream's. */
+/* The numbers of a reply subject, at its end or, in the form with domain and account, before what may still be added; 0
+   where it is none of JetStream's. */
 static int
 reply_numbers(const char *start, const char *end, long long *numbers)
 {
-    const char *stop = end;
-    for (int i = NUMBERS - 1; i >= 0; i--) {
-        const char *dot = stop;
-        while (dot > start && dot[-1] != '.')
-            dot--;
-        numbers[i] = (stop - dot > 18) ? (i == 2 ? 0 : -1) : number(dot, stop);
-        if (numbers[i] < 0 || dot == start)
+    const char *tokens[14];
+    int count = split(start, end, '.', tokens, 12);
+    if (count < 9 || count == 10)
+        return 0;
+    for (int i = 0; i < NUMBERS; i++) {
+        const char **at = tokens + (count == 9 ? 5 : 7) + i;
+        Py_ssize_t size = at[1] - 1 - at[0];
+        numbers[i] = (size > 18) ? (i == 2 ? 0 : -1) : number(at[0], at[1] - 1);
+        if (numbers[i] < 0)
             return 0;
-        stop = dot - 1;
     }
     return 1;
 }

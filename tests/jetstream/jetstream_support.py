@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -16,8 +17,9 @@ from nats.aio.client import Client
 from refold import App, EventFilter, Projector, View, on
 from refold.codecs import JsonCodec
 from refold.event import DomainEvent, event, event_type_of
-from refold.jetstream.api import JetStreamApi, StreamInfo
+from refold.jetstream.api import JetStreamApi, StoredMessage, StreamInfo
 from refold.jetstream.bulk_publisher import BulkPublisher
+from refold.jetstream.connection import NatsConnection, NatsSettings
 from refold.jetstream.indexer import JetStreamIndexer
 from refold.jetstream.publisher import JetStreamPublisher
 from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
@@ -96,6 +98,12 @@ class Stream:
 
     def indexer(self) -> JetStreamIndexer:
         return JetStreamIndexer(self.client, self.name, self.scheme)
+
+    @property
+    def settings(self) -> NatsSettings:
+        """How to make another connection to its server."""
+        assert isinstance(self.client, NatsConnection)
+        return self.client.settings
 
     async def info(self) -> StreamInfo:
         return await self.api.stream_info(self.name)
@@ -216,3 +224,25 @@ def losing(pattern: bytes, times: int = 1) -> Filter:
         return data
 
     return pass_on
+
+
+def rewriting(pattern: bytes, replacement: bytes) -> Filter:
+    """Rewrites what matches a pattern. For control lines, whose length nobody counts, or for texts of equal length."""
+    return lambda data: re.sub(pattern, replacement, data)
+
+
+def overtaken(publisher: JetStreamPublisher, by: Callable[[], Awaitable[object]]) -> JetStreamPublisher:
+    """Lets something happen right after a publisher has first looked where the aggregate ends."""
+    look = publisher._api.message
+    happened = False
+
+    async def message(stream: str, **which: Any) -> StoredMessage | None:
+        nonlocal happened
+        found = await look(stream, **which)
+        if not happened:
+            happened = True
+            await by()
+        return found
+
+    publisher._api.message = message  # type: ignore[method-assign]
+    return publisher

@@ -107,9 +107,11 @@ class FrameParser:
                 raise ValueError("a message frame has no valid sizes")
             if end + 2 > len(data):
                 break
-            _, *numbers = words[3].rsplit(".", 4)
-            if len(numbers) != 4:
+            reply = words[3].split(".")
+            if len(reply) < 9 or len(reply) == 10:
                 raise ValueError("a reply subject is none of JetStream's")
+            # The later form has domain and account before, and may grow at its end; see `replies`.
+            numbers = reply[5:] if len(reply) == 9 else reply[7:]
             frames.deliveries.append(int(numbers[1]))
             frames.pending = int(numbers[3])
             tokens = words[1][skipped:].split(".")
