@@ -91,11 +91,23 @@ class StreamInfo(msgspec.Struct, frozen=True):
     limit: int = 0
 
 
+class Deliveries(msgspec.Struct, frozen=True):
+    """How far a consumer is: how many messages it has delivered, and the position of the last."""
+
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """A consumer; `num_pending` is how many messages it has not delivered yet."""
 
     name: str
     num_pending: int
+    delivered: Deliveries = Deliveries()
+
+    def owed(self, received: int) -> int:
+        """How many messages are still to come to who has received so many, those on their way included."""
+        return self.num_pending + max(0, self.delivered.consumer_seq - received)
 
 
 class StoredMessage(msgspec.Struct, frozen=True):

@@ -211,13 +211,20 @@ class _Consumer:
 
     async def batches(self, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
         """What the consumer sends, checked for continuity, until nothing up to `until` is left."""
-        expected = 1
+        expected, missed = 1, False
         while self._pending and last < until:
             await self._pull()
             frames = await self._next()
             if frames is None:
-                self._pending = (await self._api.consumer_info(self._stream, self._name)).num_pending
+                info = await self._api.consumer_info(self._stream, self._name)
+                self._pending, sent = info.owed(expected - 1), info.delivered.consumer_seq >= expected
+                if missed and sent:  # it may have been on its way the first time
+                    raise ContinuityError(
+                        f"stream {self._stream!r}: messages after position {last} were sent and have not come"
+                    )
+                missed = sent
                 continue
+            missed = False
             count = len(frames.deliveries)
             if frames.deliveries != list(range(expected, expected + count)):
                 raise ContinuityError(

@@ -63,12 +63,19 @@ async def scan(
     inbox = _Inbox(client, api, stream, made.name, page)
     try:
         await inbox.open()
-        pending, last, delivery = made.num_pending, 0, 0
+        pending, last, delivery, missed = made.num_pending, 0, 0, False
         while pending and last < until:
             message = await inbox.next()
             if message is None:
-                pending = (await api.consumer_info(stream, made.name)).num_pending
+                info = await api.consumer_info(stream, made.name)
+                pending, sent = info.owed(delivery), info.delivered.consumer_seq > delivery
+                if missed and sent:  # it may have been on its way the first time
+                    raise ContinuityError(
+                        f"stream {stream!r}: messages after position {last} were sent and have not come; read again"
+                    )
+                missed = sent
                 continue
+            missed = False
             if message.at.delivery != delivery + 1 or message.at.position <= last:
                 raise ContinuityError(
                     f"stream {stream!r}: after position {last} came position {message.at.position} as delivery "
