@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
-from refold.jetstream.api import JetStreamApi
+from refold.jetstream.api import JetStreamApi, translated
 from refold.jetstream.connection import NatsConnection
 from refold.jetstream.frames import FrameParser, Frames
 from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
@@ -184,8 +184,9 @@ class _Consumer:
         return config
 
     async def _subscribe(self) -> None:
-        subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        await self._client.flush()
+        with translated(self._inbox, _HEARTBEAT):
+            subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+            await self._client.flush()
         sid: int = subscription._id  # noqa: SLF001 (the id on the wire; guarded by the hook's checks and tests)
         self._parser = FrameParser(sid, self._scheme)
 
@@ -249,7 +250,8 @@ class _Consumer:
                 "expires": int(_EXPIRES * 1e9),
                 "idle_heartbeat": int(_HEARTBEAT * 1e9),
             }
-            await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
+            with translated(self._subject, _HEARTBEAT):
+                await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
 
     async def _next(self) -> Frames | None:
         """Messages that came, else None after a heartbeat without one."""
