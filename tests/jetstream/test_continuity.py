@@ -47,29 +47,44 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_HEARTBEAT", 0.2)
 
 
-def delivering(change: Callable[[dict[int, bytes]], list[bytes]]) -> Filter:
-    """Changes the first lot of delivered messages that comes through, given by position."""
-    done = False
+def split(data: bytes) -> tuple[dict[int, bytes], bytes]:
+    """Delivered messages by position, and everything else."""
+    frames: dict[int, bytes] = {}
+    rest, at = b"", 0
+    while found := FRAME.search(data, at):
+        end = found.end() + int(found[2]) + 2
+        rest += data[at : found.start()]
+        frames[int(found[1])] = data[found.start() : end]
+        at = end
+    return frames, rest + data[at:]
+
+
+def without(*positions: int) -> Filter:
+    """Loses messages when they are delivered for the first time."""
+    left = set(positions)
 
     def pass_on(data: bytes) -> bytes:
-        nonlocal done
-        frames: dict[int, bytes] = {}
-        rest, at = b"", 0
-        while found := FRAME.search(data, at):
-            end = found.end() + int(found[2]) + 2
-            rest += data[at : found.start()]
-            frames[int(found[1])] = data[found.start() : end]
-            at = end
-        if done or not frames:
-            return data
-        done = True
-        return b"".join(change(frames)) + rest + data[at:]
+        frames, rest = split(data)
+        lost = left & set(frames)
+        left.difference_update(lost)
+        return b"".join(frame for position, frame in frames.items() if position not in lost) + rest
 
     return pass_on
 
 
-def without(*positions: int) -> Filter:
-    return delivering(lambda frames: [frame for position, frame in frames.items() if position not in positions])
+def mixing(change: Callable[[list[bytes]], list[bytes]]) -> Filter:
+    """Changes the first lot of messages that comes at once."""
+    done = False
+
+    def pass_on(data: bytes) -> bytes:
+        nonlocal done
+        frames, rest = split(data)
+        if done or len(frames) < 2:
+            return data
+        done = True
+        return b"".join(change(list(frames.values()))) + rest
+
+    return pass_on
 
 
 CHANGES = [
@@ -77,8 +92,8 @@ CHANGES = [
     pytest.param(lambda: without(7, 8), id="some lost"),
     pytest.param(lambda: without(*range(15, COUNT + 1)), id="end lost"),
     pytest.param(lambda: without(*EVERYTHING), id="all lost"),
-    pytest.param(lambda: delivering(lambda frames: [*frames.values(), frames[3]]), id="one repeated"),
-    pytest.param(lambda: delivering(lambda frames: list(frames.values())[::-1]), id="order changed"),
+    pytest.param(lambda: mixing(lambda frames: [*frames, frames[0]]), id="one repeated"),
+    pytest.param(lambda: mixing(lambda frames: frames[::-1]), id="order changed"),
 ]
 
 
@@ -112,7 +127,7 @@ async def test_the_bulk_source_reads_again(
     batches = await collect(source.batches(EventFilter(), until=COUNT))
     assert [position for batch in batches for position in batch.positions] == EVERYTHING
     interruptions = [r for r in caplog.records if "interrupted and is taken up again" in r.message]
-    assert len(interruptions) <= 1
+    assert len(interruptions) <= 2
 
 
 # -- The consumer, the stream or the connection goes -----------------------------------------------------------------------
