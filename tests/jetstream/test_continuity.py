@@ -34,12 +34,6 @@ async def filled(nats: EmbeddedNats, stream_name: str, proxy: Proxy) -> AsyncIte
         yield stream
 
 
-@pytest.fixture
-async def proxy(nats: EmbeddedNats) -> AsyncIterator[Proxy]:
-    async with Proxy().before(nats.port) as proxy:
-        yield proxy
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers say sooner that they have nothing to send."""

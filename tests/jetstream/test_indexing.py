@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -48,12 +47,6 @@ async def large(nats: EmbeddedNats) -> str:
     """The name of a stream with more aggregates than a page holds."""
     await fill(nats.url, "INDEXING")
     return "INDEXING"
-
-
-@pytest.fixture
-async def proxy(nats: EmbeddedNats) -> AsyncIterator[Proxy]:
-    async with Proxy().before(nats.port) as proxy:
-        yield proxy
 
 
 async def test_more_than_a_page_of_aggregates(large: str, proxy: Proxy) -> None:

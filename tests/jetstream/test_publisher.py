@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from jetstream_support import Placed, Proxy, Shipped, Stream, collect, losing, numbered, overtaken, rewriting
 
 from refold import NewEvent
-from refold.embedded import EmbeddedNats
-from refold.errors import PublishError, VersionConflict
+from refold.errors import PublishError, StreamNotFound, VersionConflict
 from refold.filters import EventFilter
+from refold.jetstream.bulk import JetStreamSource
 from refold.jetstream.connection import NatsSettings, connected
 
 ACK = b'{"stream":'
 """What an acknowledgement begins with, and no other answer."""
 
 QUICK: dict[str, Any] = {"timeout": 0.25}
-
-
-@pytest.fixture
-async def proxy(nats: EmbeddedNats) -> AsyncIterator[Proxy]:
-    async with Proxy().before(nats.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -182,3 +178,49 @@ async def test_loading_twice_stores_once(stream: Stream) -> None:
     again = await stream.bulk().publish_many(events)
     assert (first.stored, first.duplicates, again.stored, again.duplicates) == (300, 0, 0, 300)
     assert len(await collect(stream.events().events(EventFilter()))) == 300
+
+
+async def test_loading_what_cannot_be_stored(stream: Stream) -> None:
+    """It is told by number, and the rest is stored."""
+    large = msgspec.structs.replace(numbered("1", 2), payload=Placed("x" * 1_100_000))
+    nameless = msgspec.structs.replace(numbered("1", 3), id="")
+    result = await stream.bulk().publish_many([numbered("1", 1), large, nameless, numbered("", 4), numbered("1", 5)])
+    assert (result.stored, [failure.index for failure in result.failures]) == (2, [1, 2, 3])
+    reasons = " | ".join(failure.reason for failure in result.failures)
+    assert re.search(r"1100\d+ bytes long.*raise max_payload.*is empty, has blanks.*is empty", reasons)
+    with pytest.raises(PublishError, match=r"stopped after 4 failures.*number 1\)"):
+        await stream.bulk(max_failures=3).publish_many([numbered("2", 1), large, nameless, large, nameless])
+
+
+async def test_loading_where_it_does_not_belong(stream: Stream) -> None:
+    with pytest.raises(StreamNotFound):
+        await Stream(stream.client, f"{stream.name}B", prefix=stream.name).bulk().publish_many([numbered("1", 1)])
+    elsewhere = Stream(stream.client, f"{stream.name}C", prefix=stream.name)
+    await elsewhere.api.ensure_stream(elsewhere.name, [f"{elsewhere.name}.>"])
+    (failure,) = (await elsewhere.bulk().publish_many([numbered("1", 1)])).failures
+    assert f"stored in stream '{stream.name}'" in failure.reason
+    nowhere = Stream(stream.client, stream.name, prefix=f"{stream.name}D")
+    with pytest.raises(PublishError, match=r"event 'order-1-1' \(number 0\).*nothing takes messages at its subject"):
+        await nowhere.bulk(timeout=0.2, attempts=2).publish_many([numbered("1", 1), numbered("1", 2)])
+
+
+# -- Size ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [900_000, 1_047_500])
+async def test_large_events(stream: Stream, size: int) -> None:
+    """Up to what the server takes; both ways of reading give them back."""
+    ack = await stream.publisher().publish("order", "1", [Placed("x" * size), Placed("y" * size)])
+    assert ack.version == 2
+    assert [event.payload.customer[0] for event in await stream.read("order", "1")] == ["x", "y"]
+    source = JetStreamSource(lambda: connected(stream.settings), stream.name, stream.scheme)
+    batches = await collect(source.batches(EventFilter(), until=2))
+    assert [len(body) > size for batch in batches for body in batch.bodies] == [True, True]
+
+
+async def test_an_event_that_is_too_large(stream: Stream) -> None:
+    with pytest.raises(PublishError, match="the server takes 10.*: publish less, or raise max_payload"):
+        await stream.publisher().publish("order", "1", [Placed("x" * 1_048_576)])
+    with pytest.raises(PublishError, match="bytes long"):
+        await stream.publisher().publish("order", "1", [Placed(), Placed("x" * 1_048_576)], atomic=False)
+    assert (await stream.info()).state.messages == 0
