@@ -136,13 +136,15 @@ async def test_leaving_does_not_wait_for_a_server_that_takes_nothing(
     monkeypatch.setattr(connection, "_LAST_WORDS", 0.3)
     async with own_nats() as server:
         async with connected(NatsSettings(url=server.url)) as client:
+            transport = client._transport._io_writer.transport  # type: ignore[union-attr]
             os.kill(server.pid, signal.SIGSTOP)
             try:
                 # More than the kernel takes for it; `publish` would wait for it to be taken.
-                client._transport.write(b"PUB a 20000000\r\n" + bytes(20_000_000) + b"\r\n")  # type: ignore[union-attr]
+                transport.write(b"PUB a 20000000\r\n" + bytes(20_000_000) + b"\r\n")
                 began = monotonic()
                 await client.shut()
                 assert monotonic() - began < 3
+                await eventually(lambda: transport.get_extra_info("socket").fileno() == -1, deadline=3)
             finally:
                 os.kill(server.pid, signal.SIGCONT)
         assert client.is_closed

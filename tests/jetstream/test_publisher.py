@@ -58,6 +58,28 @@ async def test_a_lost_event(lossy: Stream, proxy: Proxy) -> None:
     assert await versions(lossy) == [1]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_an_event_that_comes_late(lossy: Stream, proxy: Proxy, count: int) -> None:
+    """It arrives together with itself, sent again: one of both is refused, and where the other stands is told."""
+    held = b""
+
+    def hold(data: bytes) -> bytes:
+        nonlocal held
+        if b"Nats-Msg-Id: mine" not in data:
+            return data
+        if not held:
+            held = data
+            return b""
+        proxy.to_server = bytes
+        return held + data
+
+    proxy.to_server = hold
+    events = [NewEvent(payload=Placed(), id="mine"), NewEvent(payload=Shipped(), id="mine too")][:count]
+    ack = await lossy.publisher(**QUICK).publish("order", "1", events, expected_version=0)
+    assert (ack.position, ack.version, len(ack.event_ids)) == (count, count, count)
+    assert await versions(lossy) == [1, 2][:count]
+
+
 @pytest.mark.parametrize("lost", ["acknowledgement", "batch"])
 async def test_a_lost_batch_or_its_acknowledgement(lossy: Stream, proxy: Proxy, lost: str) -> None:
     publisher = lossy.publisher(**QUICK)
