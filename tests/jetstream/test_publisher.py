@@ -20,7 +20,7 @@ from refold.jetstream.connection import NatsSettings, connected
 ACK = b'{"stream":'
 """What an acknowledgement begins with, and no other answer."""
 
-QUICK: dict[str, Any] = {"timeout": 0.25}
+QUICK: dict[str, Any] = {"timeout": 0.5}
 
 
 @pytest.fixture
