@@ -78,7 +78,7 @@ def postgres_server() -> Iterator[str]:
     """A PostgreSQL on a free port of 127.0.0.1 in a temporary folder; yields the URL of its first database."""
     folder = Path(tempfile.mkdtemp(prefix="refold-postgres-"))
     try:
-        port = _free_port()
+        port = free_port()
         process = _spawn_postgres(folder, port)
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         try:
@@ -113,7 +113,8 @@ def _spawn_postgres(folder: Path, port: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -130,6 +130,10 @@ def test_servers_that_are_away(shell: Any) -> None:
     ):
         done = shell("--app", "ledger:app", "rebuild", REFOLD_STARTUP_TIMEOUT="0.5", **away)
         assert done.returncode == 2
-        assert "127.0.0.1:1" in done.stderr or "connect" in done.stderr
+        *waiting, error = filter(None, done.stderr.splitlines())
+        assert waiting
+        assert all("trying again" in line and "127.0.0.1" in line for line in waiting), waiting
+        assert error.startswith("refold: no connection to ")
+        assert "127.0.0.1" in error
         assert "secret" not in done.stderr
         assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from jetstream_support import Stream
+from jetstream_support import Proxy, Stream
 
 from refold.embedded import EmbeddedNats
 from refold.jetstream.api import JetStreamApi
@@ -19,6 +19,13 @@ async def client(nats: EmbeddedNats) -> AsyncIterator[NatsConnection]:
     """A connection to the shared server."""
     async with connected(NatsSettings(url=nats.url), purpose="test") as connection:
         yield connection
+
+
+@pytest_asyncio.fixture
+async def proxy(nats: EmbeddedNats) -> AsyncIterator[Proxy]:
+    """A proxy before the shared server, which passes everything on until a test tells it otherwise."""
+    async with Proxy().before(nats.port) as proxy:
+        yield proxy
 
 
 @pytest_asyncio.fixture

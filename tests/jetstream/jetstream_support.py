@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from time import monotonic
@@ -13,10 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 from nats.aio.client import Client
 
+from refold import App, EventFilter, Projector, View, on
 from refold.codecs import JsonCodec
 from refold.event import DomainEvent, event, event_type_of
-from refold.jetstream.api import JetStreamApi, StreamInfo
+from refold.jetstream.api import JetStreamApi, StoredMessage, StreamInfo
 from refold.jetstream.bulk_publisher import BulkPublisher
+from refold.jetstream.connection import NatsConnection, NatsSettings
 from refold.jetstream.indexer import JetStreamIndexer
 from refold.jetstream.publisher import JetStreamPublisher
 from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
@@ -37,6 +40,39 @@ class Shipped(msgspec.Struct):
 
 EVENT_TYPES = {kind.name: kind for kind in map(event_type_of, (Placed, Shipped))}
 CODEC = JsonCodec()
+
+
+class Order(View):
+    customer: str = ""
+    carrier: str = ""
+
+
+class Orders(Projector[Order], name="orders"):
+    @on(Placed)
+    def placed(self, view: Order, event: DomainEvent[Placed]) -> None:
+        view.customer = event.payload.customer
+
+    @on(Shipped)
+    def shipped(self, view: Order, event: DomainEvent[Shipped]) -> None:
+        view.carrier = event.payload.carrier
+
+
+async def exercise(app: App) -> None:
+    """Does everything that an application does with NATS: appends, reads, lists and rebuilds."""
+    if not app.projections:
+        app.register(Orders)
+    for key in ("1", "2"):
+        await app.publish("order", key, [Placed(key)], expected_version=0)
+    await app.publish("order", "2", [Shipped("bike")], expected_version=1)
+    read = [(e.version, e.payload) async for e in app.stream_reader.read("order", "2")]
+    assert read == [(1, Placed("2")), (2, Shipped("bike"))]
+    assert [e.position async for e in app.event_reader.events(EventFilter())] == [1, 2, 3]
+    assert sorted([key async for key in app.indexer.aggregate_ids("order")]) == ["1", "2"]
+    (result,) = await app.rebuild()
+    assert (result.complete, result.events, result.views) == (True, 3, 2)
+    view = await app.views(Orders).find_by_id("2")
+    assert view is not None
+    assert (view.customer, view.carrier) == ("2", "bike")
 
 
 class Stream:
@@ -62,6 +98,12 @@ class Stream:
 
     def indexer(self) -> JetStreamIndexer:
         return JetStreamIndexer(self.client, self.name, self.scheme)
+
+    @property
+    def settings(self) -> NatsSettings:
+        """How to make another connection to its server."""
+        assert isinstance(self.client, NatsConnection)
+        return self.client.settings
 
     async def info(self) -> StreamInfo:
         return await self.api.stream_info(self.name)
@@ -107,11 +149,16 @@ Filter = Callable[[bytes], bytes]
 
 
 class Proxy:
-    """Stands between client and server. `to_server` and `to_client` change what goes through, chunk by chunk."""
+    """Stands between client and server. `to_server` and `to_client` change what goes through, chunk by chunk.
 
-    def __init__(self) -> None:
-        self.port = 0
+    Args:
+        port: where it listens; 0 for any free one.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.seen_by_server = b""
+        self.seen_by_client = b""
         self.to_server: Filter = bytes
         self.to_client: Filter = bytes
         self._writers: set[asyncio.StreamWriter] = set()
@@ -141,7 +188,7 @@ class Proxy:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", self.port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -157,6 +204,8 @@ class Proxy:
                 data = self.to_server(data) if to_server else self.to_client(data)
                 if to_server:
                     self.seen_by_server += data
+                else:
+                    self.seen_by_client += data
                 target.write(data)
                 await target.drain()
         self._writers.discard(target)
@@ -175,3 +224,25 @@ def losing(pattern: bytes, times: int = 1) -> Filter:
         return data
 
     return pass_on
+
+
+def rewriting(pattern: bytes, replacement: bytes) -> Filter:
+    """Rewrites what matches a pattern. For control lines, whose length nobody counts, or for texts of equal length."""
+    return lambda data: re.sub(pattern, replacement, data)
+
+
+def overtaken(publisher: JetStreamPublisher, by: Callable[[], Awaitable[object]]) -> JetStreamPublisher:
+    """Lets something happen right after a publisher has first looked where the aggregate ends."""
+    look = publisher._api.message
+    happened = False
+
+    async def message(stream: str, **which: Any) -> StoredMessage | None:
+        nonlocal happened
+        found = await look(stream, **which)
+        if not happened:
+            happened = True
+            await by()
+        return found
+
+    publisher._api.message = message  # type: ignore[method-assign]
+    return publisher

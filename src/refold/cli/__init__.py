@@ -30,6 +30,16 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure r
 cli.add_typer(bench, name="bench")
 
 
+class _WithDetails(logging.Formatter):
+    """Log lines with what their records say beside the message."""
+
+    _known = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        details = [f"{name}={value}" for name, value in vars(record).items() if name not in self._known]
+        return " ".join([super().format(record), *details])
+
+
 @cli.callback()
 def options(
     context: typer.Context,
@@ -40,11 +50,11 @@ def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
 ) -> None:
     """Options for every command."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR,
-        stream=sys.stderr,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithDetails("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
+    if not verbose:
+        logging.getLogger("refold.app").setLevel(logging.WARNING)  # it may wait for servers: say for which
     context.obj = Context(app)
 
 

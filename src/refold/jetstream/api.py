@@ -6,7 +6,7 @@ Subjects, requests and answers: https://docs.nats.io/reference/reference-protoco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -28,6 +28,7 @@ __all__ = [
     "StreamInfo",
     "request",
     "translated",
+    "unless_denied",
 ]
 
 _STREAM_NOT_FOUND: Final = 10059
@@ -90,11 +91,23 @@ class StreamInfo(msgspec.Struct, frozen=True):
     limit: int = 0
 
 
+class Deliveries(msgspec.Struct, frozen=True):
+    """How far a consumer is: how many messages it has delivered, and the position of the last."""
+
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """A consumer; `num_pending` is how many messages it has not delivered yet."""
 
     name: str
     num_pending: int
+    delivered: Deliveries = Deliveries()
+
+    def owed(self, received: int) -> int:
+        """How many messages are still to come to who has received so many, those on their way included."""
+        return self.num_pending + max(0, self.delivered.consumer_seq - received)
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
@@ -136,9 +149,9 @@ async def request(
         StreamError: the client refuses the request.
     """
     with translated(subject, timeout):
-        if not isinstance(client, NatsConnection):
-            return await client.request(subject, body, timeout=timeout, headers=headers)
-        return await _watched(client, subject, body, headers, timeout)
+        if isinstance(client, NatsConnection):
+            client.forget_denial(subject)
+        return await unless_denied(client, subject, client.request(subject, body, timeout=timeout, headers=headers))
 
 
 @contextmanager
@@ -165,22 +178,25 @@ def translated(subject: str, timeout: float) -> Iterator[None]:
         raise StreamError(f"the message to {subject!r} could not be sent: {error}") from error
 
 
-async def _watched(
-    client: NatsConnection, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float
-) -> Msg:
-    """A request that ends at once when the server forbids it; it would wait for its time to run out."""
-    client.forget_denial(subject)
-    answer = asyncio.ensure_future(client.request(subject, body, timeout=timeout, headers=headers))
+async def unless_denied(client: Client, subject: str, answer: Coroutine[Any, Any, T]) -> T:
+    """What comes in answer to a message to a subject; it need not be waited for where the server forbids the message.
+
+    Raises:
+        NotPermitted: the server forbids to publish to the subject, or to subscribe to the answers.
+    """
+    if not isinstance(client, NatsConnection):
+        return await answer
+    answering = asyncio.ensure_future(answer)
     denial = asyncio.ensure_future(client.until_denied(subject))
     try:
-        await asyncio.wait((answer, denial), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise NotPermitted(f"the NATS user may not {denial.result()}: check its permissions")
+        await asyncio.wait((answering, denial), return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise NotPermitted(denial.result())
     finally:
-        for task in (answer, denial):
+        for task in (answering, denial):
             task.cancel()
-        await asyncio.gather(answer, denial, return_exceptions=True)
+        await asyncio.gather(answering, denial, return_exceptions=True)
 
 
 class JetStreamApi:

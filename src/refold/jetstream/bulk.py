@@ -18,7 +18,8 @@ from nats.aio.msg import Msg
 
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
-from refold.jetstream.api import JetStreamApi
+from refold.jetstream.api import JetStreamApi, translated
+from refold.jetstream.connection import NatsConnection
 from refold.jetstream.frames import Frames, frame_parser
 from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
 from refold.ports import EventSource, RawBatch, StreamState
@@ -91,11 +92,13 @@ class JetStreamSource(EventSource):
                                 last = batch.last
                                 yield batch
                     except StreamError as error:
+                        if not _may_pass(error):
+                            raise
                         log.warning(
                             "reading was interrupted and is taken up again",
                             extra={"stream": self._stream, "position": last, "reason": str(error)},
                         )
-                        if last == failed_at or not _may_pass(error):
+                        if last == failed_at:
                             raise
                         failed_at = last  # it got somewhere: once more at once, before attempts are counted
                     else:
@@ -140,6 +143,7 @@ class _Consumer:
         self._name = ""
         self._pending = 0
         self._alive = False
+        self._denial: asyncio.Task[None] | None = None
 
     async def open(self, wanted: EventFilter, last: int, until: int) -> None:
         """Makes the consumer and the subscription that it sends to."""
@@ -152,10 +156,14 @@ class _Consumer:
                 last, everything.state.first_seq - 1
             ):
                 # Most messages are wanted: an unfiltered consumer is quicker, and the rest is dropped by its subject.
-                await self._api.delete_consumer(self._stream, created.name)
+                with suppress(NotPermitted):  # it goes by itself after a while
+                    await self._api.delete_consumer(self._stream, created.name)
                 created = await self._api.create_consumer(self._stream, config)
         self._name, self._pending = created.name, created.num_pending
+        self._subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         await self._subscribe()
+        if isinstance(self._client, NatsConnection):
+            self._denial = asyncio.create_task(self._until_denied(self._client), name="refold-denial")
 
     def _config(self, wanted: EventFilter, last: int) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -175,8 +183,9 @@ class _Consumer:
         return config
 
     async def _subscribe(self) -> None:
-        subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-        await self._client.flush()
+        with translated(self._inbox, _HEARTBEAT):
+            subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
+            await self._client.flush()
         sid: int = subscription._id  # noqa: SLF001 (the id on the wire; guarded by the hook's checks and tests)
         self._parser = frame_parser(sid, self._scheme)
 
@@ -192,6 +201,9 @@ class _Consumer:
 
     async def close(self) -> None:
         """Deletes the consumer; the server would do so by itself after five minutes."""
+        if self._denial is not None:
+            self._denial.cancel()
+            await asyncio.wait([self._denial])
         if self._error is None and self._client.is_connected:
             await self._api.delete_consumer(self._stream, self._name)
 
@@ -199,12 +211,21 @@ class _Consumer:
 
     async def batches(self, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
         """What the consumer sends, until nothing up to `until` is left."""
+        missed = False
         while self._pending and last < until:
             await self._pull()
             frames = await self._next()
             if frames is None:
-                self._pending = (await self._api.consumer_info(self._stream, self._name)).num_pending
+                info = await self._api.consumer_info(self._stream, self._name)
+                came = self._parser.delivered
+                self._pending, sent = info.owed(came), info.delivered.consumer_seq > came
+                if missed and sent:  # it may have been on its way the first time
+                    raise ContinuityError(
+                        f"stream {self._stream!r}: messages after position {last} were sent and have not come"
+                    )
+                missed = sent
                 continue
+            missed = False
             while frames is not None:  # more buffers may have come than one, the last of the stream among them
                 self._pending = self._parser.pending
                 frames.truncate(until)
@@ -222,13 +243,14 @@ class _Consumer:
                 "expires": int(_EXPIRES * 1e9),
                 "idle_heartbeat": int(_HEARTBEAT * 1e9),
             }
-            await self._client.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", json.dumps(request).encode(), self._inbox
-            )
+            with translated(self._subject, _HEARTBEAT):
+                await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
 
     async def _next(self) -> Frames | None:
         """Messages that came, else None after a heartbeat without one."""
         while True:
+            if isinstance(self._error, NotPermitted):
+                raise self._error
             if self._error is not None:
                 kind = type(self._error) if isinstance(self._error, ContinuityError) else StreamError
                 raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
@@ -237,8 +259,8 @@ class _Consumer:
             if self._alive:
                 self._alive = False
                 return None
-            await self._pull()
             self._arrived.clear()
+            await self._pull()
             try:
                 async with asyncio.timeout(3 * _HEARTBEAT):
                     await self._arrived.wait()
@@ -273,6 +295,10 @@ class _Consumer:
         else:
             self._error = StreamError(f"the server says {status[9:].strip()!r}")
         self._arrived.set()
+
+    async def _until_denied(self, client: NatsConnection) -> None:
+        """Pulls are not answered where they are not allowed."""
+        self._on_error(NotPermitted(await client.until_denied(self._subject)))
 
     def _on_error(self, error: Exception) -> None:
         self._error = self._error or error

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from refold.errors import EventError, NotPermitted, PublishError, StreamError
 from refold.event import DomainEvent
-from refold.jetstream.api import JetStreamApi, translated
+from refold.jetstream.api import JetStreamApi, translated, unless_denied
 from refold.jetstream.connection import NatsConnection
 from refold.jetstream.messages import Outgoing, PubAck, outgoing
 from refold.ports import Codec
@@ -125,6 +125,8 @@ class BulkPublisher:
             StreamError: the stream does not exist, or NATS could not be reached.
         """
         await JetStreamApi(self._client).stream_info(self._stream)
+        if isinstance(self._client, NatsConnection):
+            self._client.forget_denial()
         run = _Run(self._client, self._stream, self._window)
         with translated(self._stream, self._timeout):
             subscription = await self._client.subscribe(
@@ -163,7 +165,8 @@ class BulkPublisher:
         """Waits until at most so many acknowledgements are outstanding; then forgets what is done, in order."""
         attempt = 1
         while run.waiting > most:
-            if await run.progress(most, self._timeout):
+            progress = run.progress(most, self._timeout)
+            if await unless_denied(self._client, run.first.message.subject, progress):
                 continue
             attempt += 1
             if attempt > self._attempts:
@@ -194,10 +197,10 @@ class BulkPublisher:
 
     def _given_up(self, run: _Run) -> StreamError:
         run.retire()
-        item = next(item for item in run.items.values() if item.ack is None)
+        item = run.first
         denied = self._client.denied(item.message.subject) if isinstance(self._client, NatsConnection) else None
         if denied:
-            return NotPermitted(f"the NATS user may not {denied}: check its permissions")
+            return NotPermitted(denied)
         reason = item.problem or f"no acknowledgement within {self._timeout:g} s, {self._attempts} times"
         return PublishError(
             f"event {item.message.event_id!r} (number {item.index}) is not known to be stored: {reason}; those before "
@@ -243,6 +246,11 @@ class _Run:
         self._acks += 1
         if self.waiting <= self._most:
             self._enough.set()
+
+    @property
+    def first(self) -> _Item:
+        """The first event without an acknowledgement; there must be one."""
+        return next(item for item in self.items.values() if item.ack is None)
 
     async def progress(self, most: int, timeout: float) -> bool:
         """Waits until at most so many are outstanding; False when acknowledgements stay away."""

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from refold.errors import ContinuityError, NatsUnavailable, StreamError
-from refold.jetstream.api import JetStreamApi, translated
+from refold.jetstream.api import JetStreamApi, translated, unless_denied
 from refold.jetstream.replies import Delivery, header_block, parse_reply
 
 __all__ = ["Delivered", "scan"]
@@ -63,12 +63,19 @@ async def scan(
     inbox = _Inbox(client, api, stream, made.name, page)
     try:
         await inbox.open()
-        pending, last, delivery = made.num_pending, 0, 0
+        pending, last, delivery, missed = made.num_pending, 0, 0, False
         while pending and last < until:
             message = await inbox.next()
             if message is None:
-                pending = (await api.consumer_info(stream, made.name)).num_pending
+                info = await api.consumer_info(stream, made.name)
+                pending, sent = info.owed(delivery), info.delivered.consumer_seq > delivery
+                if missed and sent:  # it may have been on its way the first time
+                    raise ContinuityError(
+                        f"stream {stream!r}: messages after position {last} were sent and have not come; read again"
+                    )
+                missed = sent
                 continue
+            missed = False
             if message.at.delivery != delivery + 1 or message.at.position <= last:
                 raise ContinuityError(
                     f"stream {stream!r}: after position {last} came position {message.at.position} as delivery "
@@ -130,16 +137,16 @@ class _Inbox:
         self._arrived.set()
 
     async def _more(self) -> None:
+        self._arrived.clear()  # before anything is awaited, so that no message comes unnoticed
+        subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         if self._owed <= 0:
             self._owed = self._page
             body = {"batch": self._page, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
-            subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
             with translated(subject, _SILENCE):
                 await self._client.publish(subject, msgspec.json.encode(body), self._subject)
-        self._arrived.clear()
         try:
             async with asyncio.timeout(_SILENCE):
-                await self._arrived.wait()
+                await unless_denied(self._client, subject, self._arrived.wait())
         except TimeoutError:
             raise NatsUnavailable(
                 f"reading stream {self._stream!r}: nothing came for {_SILENCE:g} s, not even a heartbeat; check the "
