@@ -62,7 +62,6 @@ def taken(parser: FrameParser) -> list[Any]:
     found: list[Any] = []
     while (frames := parser.take()) is not None:
         found += list(frames)
-        parser.release(frames)
     return found
 
 
@@ -121,6 +120,23 @@ def test_messages_larger_than_a_buffer(in_python: bool) -> None:
     bodies = [b"a" * (3 * CAPACITY), b"b", b"c" * (CAPACITY - 100)]
     receive(protocol, b"".join(frame(n, "a.b.c", None, body) for n, body in enumerate(bodies, 1)))
     assert [message[5] for message in taken(parser)] == bodies
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_frames_that_are_kept_stay_as_they_are(in_python: bool) -> None:
+    """Memory is used again, but not that of frames which somebody holds, nor after the parser is gone."""
+    parser = frame_parser(7, SubjectScheme(), in_python=in_python)
+    kept = []
+    for number in range(1, 40):
+        data = frame(number, "a.b.c", None, b"%d" % number * 1000)
+        space = parser.space()
+        space[: len(data)] = data
+        assert not parser.received(len(data))
+        frames = parser.take()
+        if number % 3 == 0:
+            kept.append((number, frames))
+    del parser, space, frames
+    assert [[message[5] for message in frames] for _, frames in kept] == [[b"%d" % n * 1000] for n, _ in kept]
 
 
 @pytest.mark.parametrize("in_python", [False, True])

@@ -231,7 +231,6 @@ class _Consumer:
                 frames.truncate(until)
                 last = frames.last
                 yield RawBatch(frames, last)
-                self._parser.release(frames)
                 frames = self._parser.take() if last < until else None
 
     async def _pull(self) -> None:

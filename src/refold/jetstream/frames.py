@@ -75,10 +75,6 @@ class FrameParser(ABC):
     def take(self) -> Frames | None:
         """Messages that came, in order; None where there are none."""
 
-    @abstractmethod
-    def release(self, frames: Frames) -> None:
-        """Takes back messages that are done with, so that their buffer can be used again."""
-
 
 def frame_parser(sid: int, scheme: SubjectScheme, *, in_python: bool = False) -> FrameParser:
     """A parser of one subscription's frames.
@@ -139,9 +135,6 @@ class _PythonParser(FrameParser):
     def take(self) -> Any:
         frames, self._messages = self._messages, _MessageList()
         return frames or None
-
-    def release(self, frames: Frames) -> None:
-        pass
 
     def _frame(self, position: int) -> int:
         """Where the frame that begins at a position ends; 0 where it is not all there, -1 where it is something else."""

@@ -33,7 +33,7 @@ class RawBatch:
     """Messages as read, in stream order.
 
     Attributes:
-        messages: what was read, positions rising. Good until the next batch is asked for: its buffer is then used again.
+        messages: what was read, positions rising.
         last: sequence up to which the stream has been read with this batch; at least that of the last message.
     """
 

@@ -42,19 +42,43 @@ body_of(const Frames *frames, const Message *message)
     return PyBytes_FromStringAndSize(frames->data + message->body, message->end - message->body);
 }
 
+typedef struct {
+    char *data;
+    Message *messages;
+    Py_ssize_t room;
+} Memory;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *sid, *prefix, *hole; /* hole: the exception for a message that does not follow the one before */
+    Frames *now;
+    PyObject *ready; /* a list of Frames */
+    Memory spare[SPARES];
+    int spares;
+    Py_ssize_t capacity;
+    long long delivered, last, pending;
+} Parser;
+
 /* -- Frames: a buffer and the messages in it ------------------------------------------------------------------------ */
 
 static Frames *
-frames_new(Py_ssize_t capacity)
+frames_new(Parser *parser, Py_ssize_t capacity)
 {
     Frames *self = PyObject_New(Frames, &Frames_Type);
     if (self == NULL)
         return NULL;
+    Memory memory = {0};
+    if (capacity == parser->capacity && parser->spares)
+        memory = parser->spare[--parser->spares];
+    else
+        memory.data = PyMem_Malloc((size_t)capacity);
+    self->data = memory.data;
+    self->messages = memory.messages;
+    self->room = memory.room;
     self->capacity = capacity;
-    self->filled = self->parsed = self->count = self->room = 0;
-    self->last = 0;
-    self->messages = NULL;
-    self->data = PyMem_Malloc((size_t)capacity);
+    self->filled = self->parsed = self->count = 0;
+    self->last = parser->last;
+    self->owner = NULL;
     if (self->data == NULL) {
         Py_DECREF(self);
         return (Frames *)PyErr_NoMemory();
@@ -65,9 +89,15 @@ frames_new(Py_ssize_t capacity)
 static void
 frames_dealloc(Frames *self)
 {
-    PyMem_Free(self->data);
-    PyMem_Free(self->messages);
+    Parser *owner = (Parser *)self->owner;
+    if (owner != NULL && self->capacity == owner->capacity && owner->spares < SPARES)
+        owner->spare[owner->spares++] = (Memory){self->data, self->messages, self->room};
+    else {
+        PyMem_Free(self->data);
+        PyMem_Free(self->messages);
+    }
     PyObject_Free(self);
+    Py_XDECREF((PyObject *)owner);
 }
 
 static int
@@ -160,20 +190,11 @@ PyTypeObject Frames_Type = {
 
 /* -- Parser: bytes in, frames out ----------------------------------------------------------------------------------- */
 
-typedef struct {
-    PyObject_HEAD
-    PyObject *sid, *prefix, *hole; /* hole: the exception for a message that does not follow the one before */
-    Frames *now;
-    PyObject *ready, *spare; /* lists of Frames */
-    Py_ssize_t capacity;
-    long long delivered, last, pending;
-} Parser;
-
 /* Goes on in another buffer, with the bytes that are not parsed yet. */
 static int
 start_anew(Parser *self)
 {
-    Frames *now = self->now, *next = NULL;
+    Frames *now = self->now;
     Py_ssize_t rest = now->filled - now->parsed;
     Py_ssize_t wanted = self->capacity;
     while (wanted < 2 * rest + LEAST_SPACE)
@@ -182,19 +203,11 @@ start_anew(Parser *self)
         PyErr_SetString(PyExc_ValueError, "a frame is larger than a gigabyte");
         return -1;
     }
-    Py_ssize_t spares = PyList_GET_SIZE(self->spare);
-    if (wanted == self->capacity && spares) {
-        next = (Frames *)Py_NewRef(PyList_GET_ITEM(self->spare, spares - 1));
-        if (PyList_SetSlice(self->spare, spares - 1, spares, NULL) < 0) {
-            Py_DECREF(next);
-            return -1;
-        }
-    }
-    else if ((next = frames_new(wanted)) == NULL)
+    Frames *next = frames_new(self, wanted);
+    if (next == NULL)
         return -1;
     memcpy(next->data, now->data + now->parsed, (size_t)rest);
     next->filled = rest;
-    next->last = self->last;
     if (now->count && PyList_Append(self->ready, (PyObject *)now) < 0) {
         Py_DECREF(next);
         return -1;
@@ -378,25 +391,13 @@ parser_take(Parser *self, PyObject *Py_UNUSED(ignored))
         if (start_anew(self) < 0)
             return NULL;
     }
-    PyObject *first = Py_NewRef(PyList_GET_ITEM(self->ready, 0));
+    Frames *first = (Frames *)Py_NewRef(PyList_GET_ITEM(self->ready, 0));
     if (PyList_SetSlice(self->ready, 0, 1, NULL) < 0) {
         Py_DECREF(first);
         return NULL;
     }
-    return first;
-}
-
-static PyObject *
-parser_release(Parser *self, PyObject *given)
-{
-    if (Py_IS_TYPE(given, &Frames_Type) && ((Frames *)given)->capacity == self->capacity &&
-        PyList_GET_SIZE(self->spare) < SPARES) {
-        Frames *frames = (Frames *)given;
-        frames->filled = frames->parsed = frames->count = 0;
-        if (PyList_Append(self->spare, given) < 0)
-            return NULL;
-    }
-    Py_RETURN_NONE;
+    first->owner = Py_NewRef((PyObject *)self);
+    return (PyObject *)first;
 }
 
 static PyObject *
@@ -418,9 +419,8 @@ parser_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->hole = Py_NewRef(hole);
     self->capacity = capacity;
     self->ready = PyList_New(0);
-    self->spare = PyList_New(0);
-    self->now = frames_new(capacity);
-    if (self->ready == NULL || self->spare == NULL || self->now == NULL)
+    self->now = frames_new(self, capacity);
+    if (self->ready == NULL || self->now == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -432,8 +432,11 @@ parser_dealloc(Parser *self)
     Py_XDECREF(self->prefix);
     Py_XDECREF(self->hole);
     Py_XDECREF(self->ready);
-    Py_XDECREF(self->spare);
     Py_XDECREF((PyObject *)self->now);
+    while (self->spares--) {
+        PyMem_Free(self->spare[self->spares].data);
+        PyMem_Free(self->spare[self->spares].messages);
+    }
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -443,7 +446,6 @@ static PyMethodDef parser_methods[] = {
     {"rest", (PyCFunction)parser_rest, METH_NOARGS, "The bytes that are not parsed."},
     {"skip", (PyCFunction)parser_skip, METH_O, "Passes over bytes and parses on; whether something else begins then."},
     {"take", (PyCFunction)parser_take, METH_NOARGS, "Messages in the order of arrival; None where there are none."},
-    {"release", (PyCFunction)parser_release, METH_O, "Takes back a buffer whose messages are done with."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef parser_members[] = {

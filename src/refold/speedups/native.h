@@ -31,7 +31,8 @@ typedef struct {
     Py_ssize_t capacity, filled, parsed;
     Message *messages;
     Py_ssize_t count, room;
-    long long last; /* position of the last message, kept or not */
+    long long last;     /* position of the last message, kept or not */
+    PyObject *owner; /* the parser that takes the memory back; NULL while it has it */
 } Frames;
 
 extern PyTypeObject Frames_Type, Parser_Type;
