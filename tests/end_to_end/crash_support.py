@@ -127,7 +127,7 @@ class Ledger:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-        assert "Traceback" not in errors
+        assert "Traceback" not in errors, errors
         assert process.returncode in (0, 130, -signal.SIGKILL), errors
         assert process.returncode != 130 or "readers see what they saw" in errors, errors
         self.wait_for_sessions()

@@ -38,7 +38,7 @@ async def filled(nats: EmbeddedNats, stream_name: str, proxy: Proxy) -> AsyncIte
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers say sooner that they have nothing to send."""
     for module in (bulk, scan):
-        monkeypatch.setattr(module, "_HEARTBEAT", 0.2)
+        monkeypatch.setattr(module, "_SILENCE" if module is bulk else "_HEARTBEAT", 0.2)
 
 
 def split(data: bytes) -> tuple[dict[int, bytes], bytes]:

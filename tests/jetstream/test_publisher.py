@@ -237,7 +237,7 @@ async def test_large_events(stream: Stream, size: int) -> None:
     assert [event.payload.customer[0] for event in await stream.read("order", "1")] == ["x", "y"]
     source = JetStreamSource(lambda: connected(stream.settings), stream.name, stream.scheme)
     batches = await collect(source.batches(EventFilter(), until=2))
-    assert [len(body) > size for batch in batches for body in batch.bodies] == [True, True]
+    assert [len(message[5]) > size for batch in batches for message in batch.messages] == [True, True]
 
 
 async def test_an_event_that_is_too_large(stream: Stream) -> None:

@@ -99,10 +99,11 @@ class Deliveries(msgspec.Struct, frozen=True):
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
-    """A consumer; `num_pending` is how many messages it has not delivered yet."""
+    """A consumer; `num_pending` is how many messages it has not delivered yet, `num_waiting` how many pulls it serves."""
 
     name: str
     num_pending: int
+    num_waiting: int = 0
     delivered: Deliveries = Deliveries()
 
     def owed(self, received: int) -> int:

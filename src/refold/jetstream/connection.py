@@ -107,9 +107,14 @@ class NatsConnection(Client):
             async with asyncio.timeout(_LAST_WORDS):
                 await self.close()
                 return
-        writer = getattr(self._transport, "_io_writer", None)
-        if isinstance(writer, asyncio.StreamWriter):
-            writer.transport.abort()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Ends the connection without a goodbye: under TLS, both the encrypted one and that which carries it."""
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if isinstance(writer, asyncio.StreamWriter):
+                writer.transport.abort()
 
     async def _process_connect_init(self) -> None:
         """Greets the server; the client comes here after every connection of its socket."""
@@ -121,9 +126,8 @@ class NatsConnection(Client):
         except BaseException as error:
             # After a TLS handshake that failed nobody tells the transport's reader that the socket was closed, and the
             # client would wait for that for ever.
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]
-                self._transport = None
+            self._hang_up()
+            self._transport = None
             theirs = isinstance(error, _HUNG_UP) and not isinstance(error, ssl.SSLCertVerificationError)
             if theirs and self._server_info.get("tls_verify"):
                 raise _CertificateRefused(str(error)) from error

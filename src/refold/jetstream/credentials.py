@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
-import nkeys  # type: ignore[import-untyped]
 
 from refold.jetstream.settings import NatsSettings
 
@@ -78,7 +77,9 @@ def _read(path: Path) -> str:
         raise CredentialsUnusable(f"credentials file {str(path)!r} cannot be read: it is no text") from None
 
 
-def _key_pair(seed: str, source: str) -> nkeys.KeyPair:
+def _key_pair(seed: str, source: str) -> Any:
+    import nkeys  # type: ignore[import-untyped]  # few need it, and it brings a library of its own
+
     try:
         return nkeys.from_seed(bytearray(seed.encode()))
     except Exception as error:  # noqa: BLE001 - see below

@@ -94,7 +94,7 @@ timestamp_of(const char *at, Py_ssize_t size)
 }
 
 /* Steps over a text; 0 where there is another. */
-static int
+static inline int
 follows(const char **at, const char *end, const char *text, Py_ssize_t size)
 {
     if (end - *at < size || memcmp(*at, text, (size_t)size) != 0)

@@ -6,6 +6,7 @@
 
 #define AHEAD 16 /* views that are fetched into the processor's cache before their turn */
 #define MOST_COLUMNS 256
+#define KNOWN 1024 /* decimals whose texts are kept; a power of two */
 
 enum { NULLABLE = 1, LIMITED = 2, NOT_EMPTY = 4 };
 
@@ -16,7 +17,25 @@ typedef struct {
     Py_ssize_t *at;       /* slot of each column in a view */
     PyObject *kinds, *flags; /* bytes, one a column: see refold.view */
     Py_ssize_t limit;     /* most characters of a key or an indexed text */
+    struct {
+        PyObject *decimal, *text;
+    } known[KNOWN]; /* a decimal is asked for its text when it is checked and when it is written, and many views share it */
 } RowCodec;
+
+/* The text of a Decimal. */
+static PyObject *
+decimal_text(RowCodec *self, PyObject *decimal)
+{
+    uintptr_t at = ((uintptr_t)decimal >> 4) % KNOWN;
+    if (self->known[at].decimal == decimal)
+        return Py_NewRef(self->known[at].text);
+    PyObject *text = PyObject_Str(decimal);
+    if (text != NULL) {
+        Py_XSETREF(self->known[at].decimal, Py_NewRef(decimal));
+        Py_XSETREF(self->known[at].text, Py_NewRef(text));
+    }
+    return text;
+}
 
 static char
 kind_of(const RowCodec *self, Py_ssize_t column)
@@ -118,7 +137,7 @@ is_utc(PyObject *cell)
 
 /* Whether every database takes a cell: 1 for certain, 0 for perhaps, -1 for an error. */
 static int
-is_good(const RowCodec *self, PyObject *cell, Py_ssize_t column)
+is_good(RowCodec *self, PyObject *cell, Py_ssize_t column)
 {
     int flags = PyBytes_AS_STRING(self->flags)[column], overflow;
     if (cell == Py_None)
@@ -138,7 +157,7 @@ is_good(const RowCodec *self, PyObject *cell, Py_ssize_t column)
     case 'u': return Py_IS_TYPE(cell, self->uuid);
     case 'B': return PyBytes_CheckExact(cell);
     case 'd': {
-        PyObject *text = Py_IS_TYPE(cell, self->decimal) ? PyObject_Str(cell) : NULL;
+        PyObject *text = Py_IS_TYPE(cell, self->decimal) ? decimal_text(self, cell) : NULL;
         int good = text != NULL && is_good_decimal(text);
         Py_XDECREF(text);
         return PyErr_Occurred() ? -1 : good;
@@ -288,9 +307,9 @@ put_numeric(Buffer *buffer, const char *text, Py_ssize_t size)
 }
 
 static int
-copy_decimal(Buffer *buffer, PyObject *cell)
+copy_decimal(RowCodec *self, Buffer *buffer, PyObject *cell)
 {
-    PyObject *text = PyObject_Str(cell);
+    PyObject *text = decimal_text(self, cell);
     if (text == NULL)
         return -1;
     int done = is_good_decimal(text) ? put_numeric(buffer, PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text)) : 0;
@@ -332,7 +351,7 @@ copy_date(Buffer *buffer, PyObject *cell)
 
 /* Appends a cell: 1 done, 0 it is left to Python, -1 an error. */
 static int
-copy_cell(const RowCodec *self, Buffer *buffer, PyObject *cell, char kind)
+copy_cell(RowCodec *self, Buffer *buffer, PyObject *cell, char kind)
 {
     int overflow;
     if (cell == Py_None) {
@@ -357,7 +376,7 @@ copy_cell(const RowCodec *self, Buffer *buffer, PyObject *cell, char kind)
     case 'D': return PyDate_CheckExact(cell) ? copy_date(buffer, cell) : 0;
     case 'u': return Py_IS_TYPE(cell, self->uuid) ? copy_uuid(buffer, cell) : 0;
     case 'B': return PyBytes_CheckExact(cell) ? put(buffer, PyBytes_AS_STRING(cell), PyBytes_GET_SIZE(cell), 0) : 0;
-    case 'd': return Py_IS_TYPE(cell, self->decimal) ? copy_decimal(buffer, cell) : 0;
+    case 'd': return Py_IS_TYPE(cell, self->decimal) ? copy_decimal(self, buffer, cell) : 0;
     default: return 0;
     }
 }
@@ -408,13 +427,13 @@ time_text(PyObject *cell)
 
 /* A cell as SQLite keeps it; NULL, perhaps without an exception, where it is left to Python. */
 static PyObject *
-sqlite_cell(PyObject *cell, char kind)
+sqlite_cell(RowCodec *self, PyObject *cell, char kind)
 {
     if (cell == Py_None || strchr("TdDu", kind) == NULL)
         return Py_NewRef(cell);
     if (kind == 'T')
         return is_utc(cell) ? time_text(cell) : NULL;
-    return PyObject_Str(cell);
+    return kind == 'd' && Py_IS_TYPE(cell, self->decimal) ? decimal_text(self, cell) : PyObject_Str(cell);
 }
 
 static PyObject *
@@ -425,7 +444,7 @@ codec_sqlite(RowCodec *self, PyObject *rows)
     for (Py_ssize_t i = 0; made != NULL && i < count; i++) {
         PyObject *row = checked(self, rows, i), *cells = row ? PyTuple_New(self->count) : NULL;
         for (Py_ssize_t column = 0; cells != NULL && column < self->count; column++) {
-            PyObject *cell = sqlite_cell(PyTuple_GET_ITEM(row, column), kind_of(self, column));
+            PyObject *cell = sqlite_cell(self, PyTuple_GET_ITEM(row, column), kind_of(self, column));
             if (cell == NULL)
                 Py_CLEAR(cells);
             else
@@ -488,6 +507,10 @@ codec_dealloc(RowCodec *self)
     Py_XDECREF(self->kinds);
     Py_XDECREF(self->flags);
     PyMem_Free(self->at);
+    for (int i = 0; i < KNOWN; i++) {
+        Py_XDECREF(self->known[i].decimal);
+        Py_XDECREF(self->known[i].text);
+    }
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 

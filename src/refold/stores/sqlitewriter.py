@@ -20,7 +20,7 @@ from refold.errors import RowRefused, StoreError
 from refold.ports.views import GenerationWriter, SeenRow
 from refold.stores.catalog import compare_columns, describe, lost, owner, seen_rows, stranger, taken
 from refold.stores.conditions import askable
-from refold.stores.names import generation_table
+from refold.stores.names import generation_table, index_name
 from refold.stores.queries import any_of
 from refold.stores.sql import create_statements, first_refused
 from refold.stores.tables import timestamp_text
@@ -57,6 +57,7 @@ class SqliteGenerationWriter(GenerationWriter):
         self._key: tuple[str, str, int, int] = (app, name, version, 0)
         self._table = ""
         self._life: sqlite3.Connection | None = None
+        self._keyed = False
         columns = ", ".join(f'"{column}"' for column in schema.names)
         self._columns = columns
         self._values = ", ".join("?" * len(schema.names))
@@ -94,6 +95,7 @@ class SqliteGenerationWriter(GenerationWriter):
                 connection.exec_driver_sql(f"DELETE FROM {self._table} WHERE id = ?", keys)
 
         if rows or keys:
+            await self._ensure_key()
             await self._put(rows, write)
 
     async def load(self, keys: Collection[str]) -> dict[str, Row]:
@@ -101,6 +103,7 @@ class SqliteGenerationWriter(GenerationWriter):
         asked = askable(keys)
         if not asked:
             return {}
+        await self._ensure_key()
         query = sa.select(self._described).where(any_of(self._described.c.id, Kind.TEXT, asked, sqlite=True))
         return await self._store.read(lambda connection: {row[0]: tuple(row) for row in connection.execute(query)})
 
@@ -109,6 +112,7 @@ class SqliteGenerationWriter(GenerationWriter):
     ) -> None:
         self._refuse_closed()
         checkpoint = (stream, created, position, fingerprint)
+        await self._ensure_key()
         await self._store.write(lambda connection: self._publish(connection, checkpoint, seen))
         self._end_life()
 
@@ -165,6 +169,14 @@ class SqliteGenerationWriter(GenerationWriter):
             columns[i] = _with_nulls(encode, column) if type(None) in set(map(type, column)) else encode(column)
         return list(zip(*columns, strict=True))
 
+    async def _ensure_key(self) -> None:
+        """The key's index is cheapest built after the bulk of the rows, and needed before any is looked up."""
+        if not self._keyed:
+            self._refuse_closed()
+            index = f"CREATE UNIQUE INDEX {index_name(self._table, 'id')} ON {self._table} (id)"
+            await self._store.write(lambda connection: connection.exec_driver_sql(index))
+            self._keyed = True
+
     def _refuse_closed(self) -> None:
         if self._life is None:
             raise StoreError(f"generation {self._table!r} is closed: begin another")
@@ -195,7 +207,7 @@ class SqliteGenerationWriter(GenerationWriter):
             f"position, owner, epoch, state, since, renewed) VALUES (?, ?, ?, ?, 0, ?, ?, 0, ?, 0, 'rebuilding', {_NOW}, {_NOW})",
             (*self._key, self._table, describe(self._schema), owner()),
         )
-        self._described = self._store.dialect.table(self._schema, self._table)
+        self._described = self._store.dialect.table(self._schema, self._table, keyed=False)
         for statement in create_statements(self._described, indexes=False):
             connection.execute(statement)
 
