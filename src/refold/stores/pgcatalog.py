@@ -196,6 +196,7 @@ class PostgresCatalog:
             ) from error
 
     def _switch(self, columns: Sequence[str], checkpoint: Mapping[str, Any]) -> None:
+        self._connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
         self._lock_projection("1s")
         former = self._connection.execute(
             "UPDATE refold_checkpoints SET state = 'retired', since = clock_timestamp() "

@@ -170,6 +170,8 @@ class PostgresGenerationWriter(GenerationWriter):
     # -- In the thread -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        # Nobody reads a generation before its switch, whose commit waits for the disk and brings all earlier ones there.
+        self._execute("SET synchronous_commit = off")
         self._catalog.drop_dead()
         self._table = self._catalog.begin(self._schema, self._make_table)
 
