@@ -7,9 +7,9 @@ from refold.clock import Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
+from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy, Fault
 from refold.engine.projector import AggregateProjector, Projector, on
-from refold.engine.rebuild import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.spec import DELETE
 from refold.event import DomainEvent, EventType, NewEvent, event
 from refold.filters import EventFilter

@@ -14,9 +14,10 @@ from nats.aio.client import Client
 from refold.clock import Clock, SystemClock
 from refold.codecs import codec_named
 from refold.config import Settings, load_settings
+from refold.engine.outcome import ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy
 from refold.engine.projector import Projector
-from refold.engine.rebuild import ProgressHook, Rebuild, RebuildLimits, RebuildResult
+from refold.engine.rebuild import Rebuild
 from refold.errors import ConfigurationError, NatsUnavailable, StoreUnavailable, StreamNotFound
 from refold.event import EventType, NewEvent
 from refold.jetstream.api import JetStreamApi

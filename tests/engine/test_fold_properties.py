@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from plain_fold import PROJECTORS, RIGHT, WRONG, Changed, Outcome, OwnThings, Thing, Touched, outcome
 
 from refold import DomainEvent, ErrorPolicy, JsonCodec, RebuildLimits, SubjectScheme
-from refold.engine.rebuild import Rebuild, RebuildResult
+from refold.engine.outcome import RebuildResult
+from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted
 from refold.ports import ViewStore
 from refold.stores import open_store

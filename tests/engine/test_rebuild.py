@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold import DomainEvent, ErrorPolicy, JsonCodec, RebuildLimits, SubjectScheme
-from refold.engine.rebuild import Rebuild, RebuildResult
+from refold.engine.outcome import RebuildResult
+from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted
 from refold.stores.memory import MemoryStore
 from refold.view import ViewSchema

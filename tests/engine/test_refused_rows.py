@@ -9,8 +9,9 @@ import pytest
 from fold_domain import Added, ListSource, Noted, Total, Totals, make, plain_totals, shown
 
 from refold import JsonCodec, RebuildLimits, SubjectScheme
+from refold.engine.outcome import RebuildResult
 from refold.engine.policy import ErrorPolicy
-from refold.engine.rebuild import Rebuild, RebuildResult
+from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted, RowRefused, StoreError
 from refold.ports import GenerationWriter
 from refold.stores.memory import MemoryStore

@@ -13,7 +13,7 @@ __all__ = ["main"]
 async def _run(commanded: float) -> dict[str, object]:
     from refold.app import App
     from refold.bench.model import OrderSummaries
-    from refold.engine.rebuild import Progress
+    from refold.engine.outcome import Progress
 
     phases = {"importing": time.perf_counter() - commanded}
     last = time.perf_counter()

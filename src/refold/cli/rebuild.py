@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from refold.app import App
+from refold.engine.outcome import Progress, ProgressHook, RebuildResult
 from refold.engine.policy import ErrorPolicy
-from refold.engine.rebuild import Progress, ProgressHook, RebuildResult
 from refold.errors import ConfigurationError
 
 __all__ = ["run_rebuild", "shown_progress"]

@@ -22,8 +22,8 @@ from refold.demo.projections import Authors, Directories, Files
 from refold.demo.report import counted, print_authors, print_checks, print_directories, print_files, say
 from refold.demo.verify import verify
 from refold.embedded import EmbeddedNats, find_nats_server
-from refold.engine.rebuild import Progress as RebuildProgress
-from refold.engine.rebuild import RebuildResult
+from refold.engine.outcome import Progress as RebuildProgress
+from refold.engine.outcome import RebuildResult
 from refold.errors import ConfigurationError, RebuildIncomplete
 from refold.ports import Order
 

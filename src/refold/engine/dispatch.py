@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import refold.speedups as speedups
-from refold.engine.fold import Fold, Step
+from refold.engine.fold import Fold
+from refold.engine.step import Step
 from refold.errors import SubjectError, UndecodableEvent
 from refold.event import DomainEvent
 from refold.ports import Codec, PayloadDecoder, RawBatch, RawMessage

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-import refold.speedups as speedups
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import ErrorPolicy, Fault, told
+from refold.engine.policy import Counts, ErrorPolicy, Fault, told
 from refold.engine.spec import DELETE, ProjectorSpec, Route
+from refold.engine.step import Step, own_step
 from refold.errors import HandlerError, RowRefused
 from refold.event import DomainEvent
 from refold.view import Kind, Row, View, ViewSchema
@@ -25,43 +25,12 @@ from refold.view import Kind, Row, View, ViewSchema
 if TYPE_CHECKING:
     from refold.engine.projector import Projector
 
-__all__ = ["Counts", "Deferred", "Fold", "Step"]
+__all__ = ["Deferred", "Fold"]
 
 V = TypeVar("V", bound=View)
 
-Step = Callable[[DomainEvent[Any]], None]
-"""Folds one event into the views of one projection."""
-
 KEPT_FAULTS: Final = 1000
 """How many faults a fold keeps in full; all are counted."""
-
-
-@dataclasses.dataclass(slots=True)
-class Counts:
-    """What became of events that a projection has a handler for.
-
-    Attributes:
-        duplicates: not above the highest version handled for their aggregate.
-        ignored: of a handler with ``create=False``, where there was no row.
-        failed: could not be used, and were recorded.
-        parked: behind a failed one of their quarantined view, and recorded.
-    """
-
-    duplicates: int = 0
-    ignored: int = 0
-    failed: int = 0
-    parked: int = 0
-
-    def duplicate(self) -> None:
-        """Counts a duplicate."""
-        self.duplicates += 1
-
-    def add(self, others: Counts, times: int = 1) -> None:
-        """Counts what others counted, too; with -1, no more."""
-        self.duplicates += others.duplicates * times
-        self.ignored += others.ignored * times
-        self.failed += others.failed * times
-        self.parked += others.parked * times
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,42 +142,19 @@ class Fold(Generic[V]):
 
     def _own_step(self, route: Route) -> Step:
         """The fast step of views whose key is their aggregate's id."""
-        hot, failed, finish = self.cache.hot, self._failed, self._finish
-        handler, duplicate = getattr(self._projector, route.handler), self.counts.duplicate
 
         def miss(key: str, event: DomainEvent[Any]) -> V | None:
             return self._miss(key, event, route)
 
-        if speedups.OwnStep is not None:
-            step: Step = speedups.OwnStep(self._schema.view, DomainEvent, hot, handler, miss, failed, finish, duplicate)
-            return step
-        find = hot.get
-
-        def own_step(event: DomainEvent[Any]) -> None:
-            key = event.aggregate_id
-            view = find(key)
-            if view is None:
-                view = miss(key, event)
-                if view is None:
-                    return
-            version = event.version
-            if version <= view.version:
-                duplicate()
-                return
-            try:
-                result = handler(view, event)
-                if result is not None:
-                    view = finish(key, view, event, result)
-                    if view is None:
-                        return
-            except Exception as error:  # noqa: BLE001 (a user's handler may raise anything)
-                failed(key, event, error)
-                return
-            view.version = version
-            view.updated_at = event.timestamp
-            view.position = event.position
-
-        return own_step
+        return own_step(
+            self._schema.view,
+            self.cache.hot,
+            getattr(self._projector, route.handler),
+            miss=miss,
+            failed=self._failed,
+            finish=self._finish,
+            duplicate=self.counts.duplicate,
+        )
 
     def _keyed_step(self, route: Route) -> Step:
         """The fast step of views with keys of their own, or of some keys alone."""

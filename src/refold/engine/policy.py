@@ -1,11 +1,11 @@
-"""What happens when an event or a row fails, and the record of it."""
+"""What becomes of events: what happens when one, or a row, fails, and the record of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 
-__all__ = ["ErrorPolicy", "Fault", "told"]
+__all__ = ["Counts", "ErrorPolicy", "Fault", "told"]
 
 
 class ErrorPolicy(enum.Enum):
@@ -39,6 +39,34 @@ class Fault:
     key: str | None
     reason: str
     parked: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class Counts:
+    """What became of events that a projection has a handler for.
+
+    Attributes:
+        duplicates: not above the highest version handled for their aggregate.
+        ignored: of a handler with ``create=False``, where there was no row.
+        failed: could not be used, and were recorded.
+        parked: behind a failed one of their quarantined view, and recorded.
+    """
+
+    duplicates: int = 0
+    ignored: int = 0
+    failed: int = 0
+    parked: int = 0
+
+    def duplicate(self) -> None:
+        """Counts a duplicate."""
+        self.duplicates += 1
+
+    def add(self, others: Counts, times: int = 1) -> None:
+        """Counts what others counted, too; with -1, no more."""
+        self.duplicates += others.duplicates * times
+        self.ignored += others.ignored * times
+        self.failed += others.failed * times
+        self.parked += others.parked * times
 
 
 def told(error: Exception) -> str:
