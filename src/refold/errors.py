@@ -140,7 +140,10 @@ class StreamNotFound(StreamError):
     """
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"stream {stream!r} does not exist; create it, publish to it, or check the name (--stream)")
+        super().__init__(
+            f"stream {stream!r} does not exist; create it, publish to it, or check its name (stream= or REFOLD_STREAM; "
+            "--stream of refold import)"
+        )
         self.stream = stream
 
 

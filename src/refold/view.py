@@ -105,10 +105,9 @@ class ViewSchema(Generic[V]):
         names: their names.
         decoders: for columns whose cells are not the fields' values themselves, the column's number and what makes a value
             of a cell; it raises where the cell is no such value.
-        codec: does the same for many rows at once in C; None where that was not built.
     """
 
-    __slots__ = ("_encoders", "_get", "codec", "columns", "decoders", "names", "view")
+    __slots__ = ("_codec", "_encoders", "_get", "columns", "decoders", "names", "view")
 
     STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
 
@@ -120,7 +119,12 @@ class ViewSchema(Generic[V]):
         coders = [(i, *_coder(column)) for i, column in enumerate(self.columns) if _is_coded(column)]
         self._encoders = tuple((i, encode) for i, encode, _ in coders)
         self.decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = tuple((i, decode) for i, _, decode in coders)
-        self.codec = _codec(view, self.columns)
+        self._codec = _codec(view, self.columns)
+
+    @property
+    def codec(self) -> Any:
+        """A `refold.speedups.RowCodec`, which does for many rows at once what is said here; None where it was not built."""
+        return None if speedups.RowCodec is None else self._codec
 
     @staticmethod
     def of(view: type[V]) -> ViewSchema[V]:

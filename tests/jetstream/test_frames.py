@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -45,8 +46,9 @@ def frame(
 
 
 def test_the_c_part_was_built() -> None:
-    """Where there is a C compiler, as wherever these tests run, the quick way is what is tested."""
-    assert all(getattr(speedups, name) is not None for name in speedups.__all__)
+    """All of it, or none; continuous integration demands it."""
+    built = {name for name in speedups.__all__ if getattr(speedups, name) is not None}
+    assert built == set(speedups.__all__) or not (built or os.environ.get("REFOLD_TEST_COMPILED"))
 
 
 def receive(protocol: BulkProtocol, data: bytes) -> None:

@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import json
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refold.codecs.structs import struct_decoder
+
+T = TypeVar("T")
 
 
 class Color(enum.Enum):
@@ -263,9 +265,27 @@ class Fresh(msgspec.Struct, gc=False):
     items: list[int] = []
 
 
-@pytest.mark.parametrize("cls", [Loose, Tagged, Strict, Listed, Checked, Fresh, dict, int])
+class Generically(msgspec.Struct, Generic[T], gc=False):
+    value: list[T]
+
+
+class Filled(Generically[int], gc=False):
+    pass
+
+
+class Priced(msgspec.Struct, gc=False):
+    price: Generically[int]
+
+
+@pytest.mark.parametrize("cls", [Loose, Tagged, Strict, Listed, Checked, Fresh, Generically, Filled, dict, int])
 def test_classes_that_are_left_to_msgspec(cls: Any) -> None:
     assert struct_decoder(cls) is None
+
+
+def test_generic_fields_are_msgspec_s() -> None:
+    decode = struct_decoder(Priced).decode
+    assert decode(b'{"price":{"value":[1]}}') == Priced(Generically([1]))
+    assert decode(b'{"price":{"value":["x"]}}') is None
 
 
 def test_a_struct_in_itself() -> None:

@@ -1,7 +1,7 @@
 """The command line: ``refold [--app module:attribute] COMMAND``.
 
-Exit codes: 0 done; 1 done, but events or lines could not be used, or a check failed; 2 a mistake or a server that is away,
-said in one line; 130 interrupted.
+Exit codes: 0 done; 1 done, but events or lines could not be used, or a check failed; 2 a mistake, a server that is
+away, or a rebuild halted by its policy, said in one line; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -73,8 +73,9 @@ async def run_import(file: Path, stream: str, codec: str, *, as_json: bool) -> i
         plain = told | {"bad": [{"line": number, "reason": reason} for number, reason in sorted(bad)]}
         sys.stdout.write(json.dumps(plain, indent=2) + "\n")
     else:
+        lines_word = "line" if len(bad) == 1 else "lines"
         sys.stdout.write(
-            f"{result.stored:,} events stored, {result.duplicates:,} were there already, {len(bad):,} bad lines\n"
+            f"{result.stored:,} events stored, {result.duplicates:,} were there already, {len(bad):,} bad {lines_word}\n"
         )
         for number, reason in sorted(bad)[:_SHOWN]:
             sys.stderr.write(f"{file}:{number}: {reason}\n")

@@ -89,9 +89,7 @@ def _print(results: Sequence[RebuildResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds", "readers see"
-    )
+    table = Table("projection", "views", "events", "duplicates", "ignored", "failed", "parked", "seconds")
     for result in results:
         numbers = (result.views, result.events, result.duplicates, result.ignored, result.failed, result.parked)
         table.add_row(result.projection, *(f"{n:,}" for n in numbers), f"{result.seconds:.1f}")

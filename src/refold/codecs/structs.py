@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 import msgspec
 import msgspec.inspect as mi
@@ -30,7 +30,7 @@ def struct_decoder(cls: Any) -> Any:
         return None
     try:
         return _decoder(mi.type_info(cls), ())
-    except (TypeError, NameError):  # names that cannot be looked up, or a class that is not as expected
+    except (TypeError, NameError, AttributeError):  # names that cannot be looked up, or a class that is not as expected
         return None
 
 
@@ -39,6 +39,8 @@ def _decoder(info: mi.Type, within: tuple[type, ...]) -> Any:
     if not isinstance(info, mi.StructType) or info.array_like or info.forbid_unknown_fields or info.tag is not None:
         return None
     cls = info.cls
+    if not isinstance(cls, type) or issubclass(cls, Generic):  # fields of a type variable are msgspec's to resolve
+        return None
     config = cls.__struct_config__
     if (
         config.gc

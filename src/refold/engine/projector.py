@@ -150,7 +150,7 @@ class Projector(AggregateProjector[V]):
         if any(r.key or r.keys for r in self.spec.routes.values()):
             raise DefinitionError(
                 f"{type(self).__name__} routes events by key= or keys=, so no single aggregate makes one of its views: "
-                "rebuild it, or fold all events with refold.testing.fold"
+                "rebuild the projection instead"
             )
         fold: Fold[V] = Fold(self, raising=True)
         for event in events:

@@ -215,6 +215,8 @@ class _Consumer:
         while self._pending and last < until:
             await self._pull()
             frames = await self._next()
+            if frames is None and not self._pending:
+                break
             if frames is None:
                 missed = await self._look(last, missed)
                 continue
@@ -257,6 +259,9 @@ class _Consumer:
                 raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
             if (frames := self._parser.take()) is not None:
                 return frames
+            if self._parser.delivered and not self._parser.pending:
+                self._pending = 0  # the last messages were none of the scheme's
+                return None
             self._arrived.clear()
             await self._pull()
             try:

@@ -25,10 +25,10 @@ StructDecoder: Any = None
 """``StructDecoder(class, Decimal, fields)``: see `refold.codecs.structs`."""
 
 OwnStep: Any = None
-"""``OwnStep(view_class, event_class, hot, handler, miss, failed, finish, duplicate)``: see `refold.engine.fold.Fold`."""
+"""``OwnStep(view_class, event_class, hot, handler, miss, failed, finish, duplicate)``: see `refold.engine.step.own_step`."""
 
 RowCodec: Any = None
-"""``RowCodec(view_class, names, kinds, flags, limit, Decimal, UUID)``: see `refold.cells.row_codec`."""
+"""``RowCodec(view_class, names, kinds, flags, limit, Decimal, UUID)``: see `refold.view.ViewSchema`."""
 
 Views: Any = None
 """``Views()`` is as much of a ``dict[str, View]`` as `refold.engine.cache.ViewCache` needs."""

@@ -129,7 +129,7 @@ payload_end(const char *payload, const char *end, long long *version)
         digit--;
     if (digit == last || digit - payload < size || memcmp(digit - size, field, (size_t)size) != 0)
         return last;
-    *version = parse_number(digit, last);
+    *version = *digit == '0' ? -1 : parse_number(digit, last);
     return digit - size;
 }
 

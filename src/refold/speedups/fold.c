@@ -35,6 +35,8 @@ is_old(PyObject *version, PyObject *handled)
 {
     int overflow, other;
     long long new = PyLong_AsLongLongAndOverflow(version, &overflow), old = PyLong_AsLongLongAndOverflow(handled, &other);
+    if (PyErr_Occurred())
+        return -1;
     return overflow || other ? PyObject_RichCompareBool(version, handled, Py_LE) : new <= old;
 }
 
@@ -197,7 +199,7 @@ PyTypeObject OwnStep_Type = {
     .tp_clear = (inquiry)step_clear,
     .tp_call = (ternaryfunc)step_call,
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .tp_doc = "OwnStep(view_class, event_class, hot, handler, miss, failed, finish, duplicate): see refold.engine.fold.",
+    .tp_doc = "OwnStep(view_class, event_class, hot, handler, miss, failed, finish, duplicate): see refold.engine.step.",
 };
 
 /* -- Dispatch: which step wants a message ---------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
-/* What refold does for every message, in C. Optional: the same is done in Python where this was not built, and every test of
- * these paths runs against both.
+/* What refold does for every message, in C. Optional: the same is done in Python where this was not built, and tests hold
+ * the two together.
  */
 #ifndef REFOLD_NATIVE_H
 #define REFOLD_NATIVE_H

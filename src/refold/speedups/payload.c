@@ -239,6 +239,8 @@ read_float(Text *text)
         return NULL;
     memcpy(copy, start, (size_t)(text->at - start));
     copy[text->at - start] = '\0';
+    if (copy[0] == '-' && copy[1] == '0' && copy[2] == '\0')
+        return NULL; /* an integer, and integers have no negative zero */
     double value = PyOS_string_to_double(copy, &stop, NULL);
     return value == -1.0 && PyErr_Occurred() ? NULL : PyFloat_FromDouble(value);
 }

@@ -528,7 +528,7 @@ PyTypeObject RowCodec_Type = {
     .tp_new = codec_new,
     .tp_dealloc = (destructor)codec_dealloc,
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_doc = "RowCodec(view_class, names, kinds, flags, limit, Decimal, UUID): see refold.rows.",
+    .tp_doc = "RowCodec(view_class, names, kinds, flags, limit, Decimal, UUID): see refold.view.",
     .tp_methods = codec_methods,
 };
 

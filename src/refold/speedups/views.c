@@ -5,6 +5,10 @@
 
 #define LEAST_SLOTS 64
 
+#if PY_VERSION_HEX >= 0x030d0000 && PY_VERSION_HEX < 0x030e0000
+PyAPI_FUNC(Py_hash_t) _Py_HashBytes(const void *, Py_ssize_t); /* exported as before and after, but declared nowhere */
+#endif
+
 Py_hash_t
 hash_of(const char *text, Py_ssize_t size)
 {
