@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from refold.bench.peers import PeerResult
@@ -197,12 +198,13 @@ def _environment(table: Table, database_url: str) -> dict[str, str]:
     common = {"ORIGINATOR_ID_TYPE": "text"}
     if table.dialect.path is not None:
         return common | {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": table.dialect.path}
-    url = make_url(database_url)
+    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    given = conninfo_to_dict(url)  # the host may stand behind the question mark, as a folder with a socket
     return common | {
         "PERSISTENCE_MODULE": "eventsourcing.postgres",
-        "POSTGRES_DBNAME": url.database or "",
-        "POSTGRES_HOST": url.host or "",
-        "POSTGRES_PORT": str(url.port or 5432),
-        "POSTGRES_USER": url.username or "",
-        "POSTGRES_PASSWORD": str(url.password or ""),
+        "POSTGRES_DBNAME": str(given.get("dbname", "")),
+        "POSTGRES_HOST": str(given.get("host", "")),
+        "POSTGRES_PORT": str(given.get("port", 5432)),
+        "POSTGRES_USER": str(given.get("user", "")),
+        "POSTGRES_PASSWORD": str(given.get("password", "")),
     }
