@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +108,7 @@ class ViewSchema(Generic[V]):
             of a cell; it raises where the cell is no such value.
     """
 
-    __slots__ = ("_codec", "_encoders", "_get", "columns", "decoders", "names", "view")
+    __slots__ = ("_codec", "_encoders", "_get", "_positional", "columns", "decoders", "names", "view")
 
     STANDARD: Final = ("id", "created_at", "updated_at", "version", "position")
 
@@ -120,6 +121,9 @@ class ViewSchema(Generic[V]):
         self._encoders = tuple((i, encode) for i, encode, _ in coders)
         self.decoders: tuple[tuple[int, Callable[[Any], Any]], ...] = tuple((i, decode) for i, _, decode in coders)
         self._codec = _codec(view, self.columns)
+        parameters = inspect.signature(view).parameters.values()
+        # Some fields may be given by name alone.
+        self._positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == list(self.names)
 
     @property
     def codec(self) -> Any:
@@ -169,10 +173,12 @@ class ViewSchema(Generic[V]):
 
     def thaw(self, row: Sequence[Any]) -> V:
         """The view that a row came from, equal to it in every field."""
-        cells = list(row)
+        cells = list(row) if self.decoders else row
         for i, decode in self.decoders:
-            if cells[i] is not None:
-                cells[i] = decode(cells[i])
+            if row[i] is not None:
+                cells[i] = decode(row[i])  # type: ignore[index]  # a list, if there are any
+        if self._positional:
+            return self.view(*cells)
         return self.view(**dict(zip(self.names, cells, strict=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import msgspec
 
 import refold.speedups as speedups
 from refold.cells import check
+from refold.errors import RowRefused
 from refold.view import Kind, Row, View, ViewSchema
 
 __all__ = ["Unpackable", "ViewCache"]
@@ -32,6 +34,10 @@ _CELLS: Final = {
 }
 _OVERHEAD: Final = 200
 """Bytes that a packed view costs beside its content: key, dictionary slot, object headers."""
+
+
+_TOGETHER: Final = 1000
+"""Views that are packed together."""
 
 
 class Unpackable(Exception):
@@ -139,15 +145,37 @@ class ViewCache(Generic[V]):
                 yield part
 
     def _age(self) -> None:
-        kept: dict[str, V] = {}
-        for key, view in self._cool.items():
+        cool, self._cool = list(self._cool.items()), {}
+        for start in range(0, len(cool), _TOGETHER):
+            part = cool[start : start + _TOGETHER]
+            rows = self._good_rows(part)
+            if rows is None:
+                self._pack_each(part)
+            else:
+                packed = list(map(self._encode, rows))
+                self._packed.update(zip(map(itemgetter(0), rows), packed, strict=True))
+                self.packed_bytes += sum(map(len, packed)) + _OVERHEAD * len(packed)
+        self._cool |= self.hot.items()
+        self.hot.clear()
+
+    def _good_rows(self, items: list[tuple[str, V]]) -> list[Row] | None:
+        """The rows of views that are certain to be packed and unpacked as they are; None where each needs a look."""
+        codec = self._schema.codec
+        if codec is None or self._schema.decoders:
+            return None
+        try:
+            rows = self._schema.freeze_all(items)
+        except RowRefused:
+            return None
+        return rows if codec.are_good(rows) else None
+
+    def _pack_each(self, items: list[tuple[str, V]]) -> None:
+        for key, view in items:
             view.id = key
             try:
                 packed = self.pack(view)
             except Unpackable:
-                kept[key] = view
+                self._cool[key] = view
             else:
                 self._packed[key] = packed
                 self.packed_bytes += len(packed) + _OVERHEAD
-        self._cool = dict(self.hot.items()) | kept
-        self.hot.clear()
