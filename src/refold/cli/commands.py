@@ -120,11 +120,16 @@ def demo(
 
 
 def bench_rebuild(
-    events: Annotated[int, typer.Option(min=1)] = 1_000_000,
-    aggregates: Annotated[int, typer.Option(min=1)] = 100_000,
-    store: Annotated[Store, typer.Option()] = Store.POSTGRESQL,
-    skew: Annotated[Skew, typer.Option()] = Skew.UNIFORM,
-    seed: Annotated[int, typer.Option()] = 1,
+    events: Annotated[int, typer.Option(min=1, help="Events in the stream.")] = 1_000_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 100_000,
+    store: Annotated[
+        Store,
+        typer.Option(
+            help="Where the views go; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = Store.POSTGRESQL,
+    skew: Annotated[Skew, typer.Option(help="How events are spread over aggregates.")] = Skew.UNIFORM,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
     peers: Annotated[bool, typer.Option("--peers", help="Measure other ways too, about 20 seconds each.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Say where the time goes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
