@@ -97,8 +97,11 @@ class Ledger:
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Begins a rebuild."""
         environment = {f"REFOLD_{name.upper()}": value for name, value in self.settings.items()}
+        # What runs in the background has SIGINT ignored, and its children too.
+        listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        program = f"{listening}; from refold.cli import main; main()"
         return subprocess.Popen(
-            [sys.executable, "-c", "from refold.cli import main; main()", "--app", "ledger:app", "rebuild", *arguments],
+            [sys.executable, "-c", program, "--app", "ledger:app", "rebuild", *arguments],
             cwd=self.folder,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
