@@ -55,6 +55,10 @@ def options(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
     if not verbose:
         logging.getLogger("refold.app").setLevel(logging.WARNING)  # it may wait for servers: say for which
+    if (
+        not verbose
+    ):  # what the client says of a connection that is being closed is of no use; refold tells what is wrong
+        logging.getLogger("nats").setLevel(logging.CRITICAL)
     context.obj = Context(app)
 
 
