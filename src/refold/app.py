@@ -15,7 +15,7 @@ from refold.clock import Clock, SystemClock
 from refold.codecs import codec_named
 from refold.config import Settings, load_settings
 from refold.engine.outcome import ProgressHook, RebuildLimits, RebuildResult
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
 from refold.engine.rebuild import Rebuild
 from refold.errors import ConfigurationError, NatsUnavailable, StoreUnavailable, StreamNotFound
@@ -288,7 +288,7 @@ class App:
         projectors = [self.projector(one) for one in names]
         if not projectors:
             raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
-        policies = {p.spec.name: ErrorPolicy(on_error) for p in projectors} if on_error is not None else {}
+        policies = {p.spec.name: ErrorPolicies.of(on_error) for p in projectors} if on_error is not None else {}
         rebuild = Rebuild(
             self.source,
             self.store,

@@ -18,7 +18,7 @@ from refold.cells import refusals
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
 from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
 from refold.filters import EventFilter
@@ -56,7 +56,7 @@ class _Parts:
     app: str
     limits: RebuildLimits
     hook: ProgressHook | None
-    policies: Mapping[str, ErrorPolicy]
+    policies: Mapping[str, ErrorPolicies]
 
 
 class Rebuild:
@@ -83,7 +83,7 @@ class Rebuild:
         app: str,
         limits: RebuildLimits | None = None,
         hook: ProgressHook | None = None,
-        policies: Mapping[str, ErrorPolicy] | None = None,
+        policies: Mapping[str, ErrorPolicies] | None = None,
     ) -> None:
         self._parts = _Parts(source, store, codec, scheme, app, limits or RebuildLimits(), hook, policies or {})
 
@@ -148,7 +148,7 @@ class _Pass:
                 fold: Fold[Any] = Fold(
                     projector,
                     capacity=max(1, self._parts.limits.hot_views // share),
-                    policy=self._parts.policies.get(spec.name),
+                    policies=self._parts.policies.get(spec.name),
                 )
                 builds.append(_Build(projector, fold, writer))
             try:
@@ -279,9 +279,9 @@ class _Pass:
         for build in builds:
             if build.fold.troubled:
                 only = frozenset(build.fold.troubled)
-                careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policy=build.fold.policy)
+                careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policies=build.fold.policies)
                 # What the fast fold counted of these keys is counted once more, to be taken off.
-                fast: Fold[Any] = Fold(build.projector, only=only, policy=ErrorPolicy.SKIP)
+                fast: Fold[Any] = Fold(build.projector, only=only, policies=ErrorPolicies(ErrorPolicy.SKIP))
                 again.append((build, build.of(careful), build.of(fast)))
         if not again:
             return
