@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 from refold.event import DomainEvent, NewEvent
@@ -47,6 +49,13 @@ class RawBatch:
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    def message(self, position: int) -> RawMessage | None:
+        """The message at a stream sequence; None where it is not among these."""
+        index = bisect_left(self.messages, position, key=itemgetter(3))
+        if index < len(self.messages) and self.messages[index][3] == position:
+            return self.messages[index]
+        return None
 
     @property
     def positions(self) -> list[int]:
