@@ -8,7 +8,7 @@ from typing import Any
 
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
-from refold.engine.policy import ErrorPolicies, ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy, Fault
 from refold.engine.projector import Projector
 from refold.errors import ClaimLost, HandlerError, StoreError
 from refold.ports import Checkpoint, Codec, Database, DeadLetter, LetterKind, RawBatch, SeenRow
@@ -26,6 +26,14 @@ class _Unseen(dict[tuple[str, str], int]):
 
     def __setitem__(self, aggregate: tuple[str, str], version: int) -> None:
         pass
+
+
+class _RetryFold(Fold[Any]):
+    """A fold of one view's letters, in which an event of which no view can be told is a failure, too."""
+
+    def unreadable(self, position: int, subject: str, reason: str, cause: Exception | None = None) -> None:
+        del subject, cause
+        self._record(Fault(self.spec.name, position, "", None, reason, policy=ErrorPolicy.SKIP))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,7 +153,7 @@ def _apply(
     letters: Sequence[DeadLetter],
 ) -> _Outcome:
     keyed = projector.spec.keyed
-    fold: Fold[Any] = Fold(
+    fold = _RetryFold(
         projector,
         careful=True,
         only={key},
