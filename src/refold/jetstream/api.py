@@ -77,6 +77,7 @@ class StreamNumbers(msgspec.Struct, frozen=True):
     messages: int
     first_seq: int
     last_seq: int
+    num_subjects: int = 0
     subjects: dict[str, int] | None = None
 
 

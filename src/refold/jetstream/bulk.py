@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from datetime import UTC
 from typing import Any, Final
@@ -18,9 +18,10 @@ from nats.aio.msg import Msg
 
 from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
-from refold.jetstream.api import JetStreamApi, translated
+from refold.jetstream.api import ConsumerInfo, JetStreamApi, translated
 from refold.jetstream.connection import NatsConnection
 from refold.jetstream.frames import Frames, frame_parser
+from refold.jetstream.selection import Selection
 from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
 from refold.ports import EventSource, RawBatch, StreamState
 from refold.subjects import SubjectScheme
@@ -81,6 +82,7 @@ class JetStreamSource(EventSource):
     async def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
         """Every message up to `until`; taken up again where it stopped when the connection or the consumer is lost."""
         last, failed_at = 0, -1
+        selection = Selection(wanted, self._scheme)
         retry = stamina.retry_context(
             on=_may_pass, attempts=self._limits.attempts, timeout=None, wait_initial=0.1, wait_max=5.0
         )
@@ -88,7 +90,7 @@ class JetStreamSource(EventSource):
             with attempt:
                 while True:
                     try:
-                        async with aclosing(self._read_once(wanted, last, until)) as batches:
+                        async with aclosing(self._read_once(wanted, selection, last, until)) as batches:
                             async for batch in batches:
                                 last = batch.last
                                 yield batch
@@ -103,12 +105,15 @@ class JetStreamSource(EventSource):
                             raise
                         failed_at = last  # it got somewhere: once more at once, before attempts are counted
                     else:
-                        return
+                        if not selection.turned:
+                            return
 
-    async def _read_once(self, wanted: EventFilter, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
+    async def _read_once(
+        self, wanted: EventFilter, selection: Selection, last: int, until: int
+    ) -> AsyncGenerator[RawBatch, None]:
         async with self._connect() as client:
             api = JetStreamApi(client)
-            consumer = _Consumer(client, api, self._stream, self._scheme, self._limits)
+            consumer = _Consumer(client, api, self._stream, self._scheme, self._limits, selection)
             await consumer.open(wanted, last, until)
             try:
                 async with aclosing(consumer.batches(last, until)) as batches:
@@ -127,12 +132,19 @@ class _Consumer:
     """One server-side consumer and what it sends."""
 
     def __init__(
-        self, client: Client, api: JetStreamApi, stream: str, scheme: SubjectScheme, limits: BulkLimits
+        self,
+        client: Client,
+        api: JetStreamApi,
+        stream: str,
+        scheme: SubjectScheme,
+        limits: BulkLimits,
+        selection: Selection,
     ) -> None:
         self._client = client
         self._api = api
         self._stream = stream
         self._scheme = scheme
+        self._selection = selection
         self._messages = limits.messages
         # A message larger than a pull would never come.
         self._bytes = max(limits.pull_bytes, 2 * client.max_payload)
@@ -147,23 +159,32 @@ class _Consumer:
 
     async def open(self, wanted: EventFilter, last: int, until: int) -> None:
         """Makes the consumer and the subscription that it sends to."""
-        subjects = wanted.subjects(self._scheme)
         config = self._config(wanted, last)
-        created = await self._api.create_consumer(self._stream, config | {"filter_subjects": list(subjects)})
-        if subjects:
-            everything = await self._api.stream_info(self._stream)
-            if created.num_pending * 2 > min(until, everything.state.last_seq) - max(
-                last, everything.state.first_seq - 1
-            ):
-                # Most messages are wanted: an unfiltered consumer is quicker, and the rest is dropped by its subject.
-                with suppress(NotPermitted):  # it goes by itself after a while
-                    await self._api.delete_consumer(self._stream, created.name)
-                created = await self._api.create_consumer(self._stream, config)
+        created = await self._create_filtered(config, last, until) if self._selection.subjects else None
+        if created is None:
+            created = await self._api.create_consumer(self._stream, config)
         self._name, self._pending = created.name, created.num_pending
         self._subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         await self._subscribe()
         if isinstance(self._client, NatsConnection):
             self._denial = asyncio.create_task(self._until_denied(self._client), name="refold-denial")
+
+    async def _create_filtered(self, config: Mapping[str, Any], last: int, until: int) -> ConsumerInfo | None:
+        """A consumer of what is wanted; None where that is, or may be, most of the stream: then an unfiltered one is quicker,
+        and the rest is dropped by its subject.
+        """
+        everything = (await self._api.stream_info(self._stream)).state
+        self._selection.begin(everything.num_subjects)
+        if not self._selection.asks:
+            return None
+        created = await self._api.create_consumer(
+            self._stream, {**config, "filter_subjects": list(self._selection.subjects)}
+        )
+        if created.num_pending * 2 <= min(until, everything.last_seq) - max(last, everything.first_seq - 1):
+            return created
+        with suppress(NotPermitted):  # it goes by itself after a while
+            await self._api.delete_consumer(self._stream, created.name)
+        return None
 
     def _config(self, wanted: EventFilter, last: int) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -215,7 +236,7 @@ class _Consumer:
         while self._pending and last < until:
             await self._pull()
             frames = await self._next()
-            if frames is None and not self._pending:
+            if frames is None and (self._selection.turned or not self._pending):
                 break
             if frames is None:
                 missed = await self._look(last, missed)
@@ -226,6 +247,7 @@ class _Consumer:
                 frames.truncate(until)
                 last = frames.last
                 yield RawBatch(frames, last)
+                self._selection.look(frames)
                 frames = self._parser.take() if last < until else None
 
     async def _look(self, last: int, missed: bool) -> bool:
@@ -250,7 +272,7 @@ class _Consumer:
                 await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
 
     async def _next(self) -> Frames | None:
-        """Messages that came; None where none did for a while."""
+        """Messages that came; None where none did for a while, or no more are to come from this consumer."""
         while True:
             if isinstance(self._error, NotPermitted):
                 raise self._error
@@ -259,6 +281,8 @@ class _Consumer:
                 raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
             if (frames := self._parser.take()) is not None:
                 return frames
+            if self._selection.judge(self._parser.delivered):
+                return None
             if self._parser.delivered and not self._parser.pending:
                 self._pending = 0  # the last messages were none of the scheme's
                 return None
