@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import stamina
 from nats.aio.client import Client
@@ -13,8 +14,10 @@ from refold.errors import NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
 from refold.jetstream.api import JetStreamApi
 from refold.jetstream.consumer import BulkLimits, Consumer
+from refold.jetstream.fence import anchor_in, check_retention
+from refold.jetstream.follow import Follower
 from refold.jetstream.selection import Selection
-from refold.ports import EventSource, RawBatch, StreamState
+from refold.ports import EventSource, RawBatch, StreamIdentity, StreamState
 from refold.subjects import SubjectScheme
 
 __all__ = ["BulkLimits", "JetStreamSource"]
@@ -48,6 +51,27 @@ class JetStreamSource(EventSource):
         async with self._connect() as client:
             info = await JetStreamApi(client).stream_info(self._stream)
         return StreamState(self._stream, info.created, info.state.first_seq, info.state.last_seq, info.state.messages)
+
+    async def anchor(self, position: int) -> str | None:
+        """`anchor_of` the message at a position, asked of the stream's leader."""
+        if position < 1:
+            return None
+        async with self._connect() as client:
+            return anchor_in(await JetStreamApi(client).message(self._stream, seq=position), self._scheme)
+
+    async def follow(
+        self, wanted: EventFilter, identity: StreamIdentity, *, name: str = "", accept_expired: bool = False
+    ) -> AsyncGenerator[RawBatch, None]:
+        """Every message after a position, without an end."""
+        selection = Selection(wanted, self._scheme)
+        while True:  # another consumer takes its place where the selection turns
+            async with self._connect() as client:
+                follower = Follower(client, self._stream, self._scheme, self._limits, wanted, selection)
+                reading = follower.batches(identity, name=name, accept_expired=accept_expired)
+                async with aclosing(reading) as batches:
+                    async for batch in batches:
+                        yield batch
+            identity = dataclasses.replace(identity, position=follower.last)
 
     async def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
         """Every message up to `until`; taken up again where it stopped when the connection or the consumer is lost."""
@@ -83,15 +107,15 @@ class JetStreamSource(EventSource):
     ) -> AsyncGenerator[RawBatch, None]:
         async with self._connect() as client:
             api = JetStreamApi(client)
+            check_retention(await api.stream_info(self._stream))
             consumer = Consumer(client, api, self._stream, self._scheme, self._limits, selection)
-            await consumer.open(wanted, last, until)
             try:
+                await consumer.open(wanted, last, until)
                 async with aclosing(consumer.batches(last, until)) as batches:
                     async for batch in batches:
                         yield batch
             finally:
-                with suppress(StreamError):
-                    await consumer.close()
+                await consumer.close()
 
 
 def _may_pass(error: Exception) -> bool:

@@ -6,8 +6,10 @@ import asyncio
 import dataclasses
 import json
 import logging
+import re
+import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC
 from typing import Any, Final
@@ -34,6 +36,13 @@ _SILENCE: Final = 5.0
 """Seconds without a message after which the server is asked how it stands. Neither heartbeats nor times of expiry are asked
 for: with either, a server looks at its clock for every message, which costs it some hundredths of its time."""
 _INACTIVE: Final = 300.0
+"""Seconds after which the server removes a consumer that nobody asks anything of. One with waiting pulls it keeps, as long as
+their sender is connected."""
+_LAST_WORDS: Final = 1.0
+"""Seconds to wait for a consumer to be deleted."""
+_FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST: Final = 200
+"""A server takes names of 255 characters."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +61,21 @@ class BulkLimits:
 
 
 class Consumer:
-    """One server-side consumer and what it sends."""
+    """One server-side consumer and what it sends.
+
+    Args:
+        client: a connection that serves it alone.
+        api: of that connection.
+        stream: the stream's name.
+        scheme: how its subjects are written.
+        limits: how much to take at once.
+        selection: whether the server leaves out what is not wanted.
+        name: what it is called in the server's lists, before a part that makes it unique; where there is none the server
+            chooses.
+
+    Attributes:
+        filters: patterns of the subjects that it sends, once it is open.
+    """
 
     def __init__(
         self,
@@ -62,21 +85,25 @@ class Consumer:
         scheme: SubjectScheme,
         limits: BulkLimits,
         selection: Selection,
+        name: str = "",
     ) -> None:
         self._client = client
         self._api = api
         self._stream = stream
         self._scheme = scheme
         self._selection = selection
+        self._label = _FORBIDDEN.sub("_", name)[:_LONGEST]
         self._messages = limits.messages
         # A message larger than a pull would never come.
         self._bytes = max(limits.pull_bytes, 2 * client.max_payload)
         self._counted = 0
         self._arrived = asyncio.Event()
         self._error: Exception | None = None
+        self._deaf = self._woken = False
         self._pulls: deque[int] = deque()
         self._inbox = client.new_inbox()
         self._name = ""
+        self.filters: Sequence[str] = ()
         self._pending = 0
         self._denial: asyncio.Task[None] | None = None
 
@@ -85,7 +112,7 @@ class Consumer:
         config = self._config(wanted, last)
         created = await self._create_filtered(config, last, until) if self._selection.subjects else None
         if created is None:
-            created = await self._api.create_consumer(self._stream, config)
+            created, self.filters = await self._create(config), (">",)
         self._name, self._pending = created.name, created.num_pending
         self._subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
         await self._subscribe()
@@ -100,14 +127,17 @@ class Consumer:
         self._selection.begin(everything.num_subjects)
         if not self._selection.asks:
             return None
-        created = await self._api.create_consumer(
-            self._stream, {**config, "filter_subjects": list(self._selection.subjects)}
-        )
+        self.filters = self._selection.subjects
+        created = await self._create({**config, "filter_subjects": list(self.filters)})
         if created.num_pending * 2 <= min(until, everything.last_seq) - max(last, everything.first_seq - 1):
             return created
         with suppress(NotPermitted):  # it goes by itself after a while
             await self._api.delete_consumer(self._stream, created.name)
         return None
+
+    async def _create(self, config: Mapping[str, Any]) -> ConsumerInfo:
+        name = {"name": f"{self._label}-{secrets.token_hex(4)}"} if self._label else {}
+        return await self._api.create_consumer(self._stream, {**config, **name})
 
     def _config(self, wanted: EventFilter, last: int) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -135,7 +165,7 @@ class Consumer:
 
         def make(inner: asyncio.Protocol) -> BulkProtocol:
             return BulkProtocol(
-                inner, self._parser, sid, on_frames=self._on_frames, on_status=self._on_status, on_error=self._on_error
+                inner, self._parser, sid, on_frames=self._on_frames, on_status=self._on_status, on_error=self._on_loss
             )
 
         try:
@@ -144,12 +174,14 @@ class Consumer:
             log.warning("bulk reading takes the slow public path", extra={"reason": str(reason)})
 
     async def close(self) -> None:
-        """Deletes the consumer; the server would do so by itself after five minutes."""
+        """Deletes the consumer, if that takes no time; the server would do so by itself after five minutes. Never raises."""
         if self._denial is not None:
             self._denial.cancel()
             await asyncio.wait([self._denial])
-        if self._error is None and self._client.is_connected:
-            await self._api.delete_consumer(self._stream, self._name)
+        if self._name and not self._deaf and self._client.is_connected:
+            with suppress(StreamError, TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._api.delete_consumer(self._stream, self._name)
 
     # -- Batches -----------------------------------------------------------------------------------------------------
 
@@ -162,7 +194,7 @@ class Consumer:
             if frames is None and (self._selection.turned or not self._pending):
                 break
             if frames is None:
-                missed = await self._look(last, missed)
+                missed = await self.look(last, missed)
                 continue
             missed = False
             while frames is not None:  # more buffers may have come than one, the last of the stream among them
@@ -173,14 +205,23 @@ class Consumer:
                 self._selection.look(frames)
                 frames = self._parser.take() if last < until else None
 
-    async def _look(self, last: int, missed: bool) -> bool:
-        """Asks the consumer why nothing comes; whether it says that messages were sent which have not come."""
+    async def look(self, last: int, missed: bool) -> bool:
+        """Asks the consumer why nothing comes; whether it says that messages were sent which have not come.
+
+        Args:
+            last: position of the last message that came.
+            missed: whether it said so the time before, and nothing has come since.
+
+        Raises:
+            ContinuityError: it says so again.
+            StreamError: it could not be asked, or is gone.
+        """
         info = await self._api.consumer_info(self._stream, self._name)
         came = self._parser.delivered
         self._pending = info.owed(came)
-        if not info.num_waiting:
-            self._pulls.clear()  # they were lost, as when the consumer has moved to another server
         sent = info.delivered.consumer_seq > came
+        if not info.num_waiting and not sent:
+            self._pulls.clear()  # they were lost, as when the consumer has moved to another server
         if missed and sent:  # they may have been on their way the first time
             raise ContinuityError(
                 f"stream {self._stream!r}: messages after position {last} were sent and have not come"
@@ -197,11 +238,7 @@ class Consumer:
     async def _next(self) -> Frames | None:
         """Messages that came; None where none did for a while, or no more are to come from this consumer."""
         while True:
-            if isinstance(self._error, NotPermitted):
-                raise self._error
-            if self._error is not None:
-                kind = type(self._error) if isinstance(self._error, ContinuityError) else StreamError
-                raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
+            self._check()
             if (frames := self._parser.take()) is not None:
                 return frames
             if self._selection.judge(self._parser.delivered):
@@ -209,13 +246,64 @@ class Consumer:
             if self._parser.delivered and not self._parser.pending:
                 self._pending = 0  # the last messages were none of the scheme's
                 return None
-            self._arrived.clear()
-            await self._pull()
-            try:
-                async with asyncio.timeout(_SILENCE):
-                    await self._arrived.wait()
-            except TimeoutError:
+            if not await self._wait(asyncio.get_running_loop().time() + _SILENCE):
                 return None
+
+    def _check(self) -> None:
+        if isinstance(self._error, NotPermitted):
+            raise self._error
+        if self._error is not None:
+            kind = type(self._error) if isinstance(self._error, ContinuityError) else StreamError
+            raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
+
+    async def _wait(self, deadline: float) -> bool:
+        """Waits for whatever happens next; whether something did."""
+        self._arrived.clear()
+        await self._pull()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._arrived.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # -- Without an end ----------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many messages it has not sent yet, as far as it has told."""
+        return self._parser.pending if self._parser.delivered else self._pending
+
+    @property
+    def came(self) -> int:
+        """Position of the last message that came, given or not."""
+        return self._parser.last
+
+    async def next(self, patience: float) -> Frames | None:
+        """Messages that came; None where none did for so many seconds, where `wake` was called, or where the selection turned.
+
+        Raises:
+            ContinuityError, StreamError, NotPermitted: reading was interrupted.
+        """
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            self._check()
+            if (frames := self._parser.take()) is not None:
+                return frames
+            if self._woken or self._selection.judge(self._parser.delivered):
+                self._woken = False
+                return None
+            if not await self._wait(deadline):
+                return None
+
+    def more(self) -> Frames | None:
+        """Messages that have come already; None where there are none."""
+        return self._parser.take()
+
+    def wake(self) -> None:
+        """Ends a `next` that has nothing to give."""
+        self._woken = True
+        self._arrived.set()
 
     # -- What the connection tells -----------------------------------------------------------------------------------
 
@@ -248,12 +336,19 @@ class Consumer:
         """Pulls are not answered where they are not allowed."""
         self._on_error(NotPermitted(await client.until_denied(self._subject)))
 
+    def _on_loss(self, error: Exception) -> None:
+        """Nothing is heard from the connection any more."""
+        self._deaf = True
+        self._on_error(error)
+
     def _on_error(self, error: Exception) -> None:
         self._error = self._error or error
         self._arrived.set()
 
     async def _on_message(self, message: Msg) -> None:
         """The public path: one message at a time, through the client's subscription."""
+        if self._error is not None:
+            return  # as where the client has connected anew, and old requests are still answered
         headers = _block(message)
         if not message.reply:
             self._on_status(headers or b"")
@@ -262,7 +357,10 @@ class Consumer:
         operation = "HMSG" if headers else "MSG"
         sizes = f"{len(headers)} {len(content)}" if headers else str(len(content))
         line = f"{operation} {message.subject} {message._sid} {message.reply} {sizes}\r\n".encode()  # noqa: SLF001
-        self._feed(line + content + b"\r\n")
+        try:
+            self._feed(line + content + b"\r\n")
+        except (ContinuityError, ValueError) as error:
+            self._on_error(error)
         self._on_frames()
 
     def _feed(self, data: bytes) -> None:
