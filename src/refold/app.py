@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -14,6 +15,11 @@ from nats.aio.client import Client
 from refold.clock import Clock, SystemClock
 from refold.codecs import codec_named
 from refold.config import Settings, load_settings
+from refold.engine.live.group import LiveLimits
+from refold.engine.live.hooks import Hook
+from refold.engine.live.retry import discard, retry
+from refold.engine.live.runner import Runner, RunnerParts
+from refold.engine.live.waiting import read_at, wait_for
 from refold.engine.outcome import ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
@@ -26,7 +32,7 @@ from refold.jetstream.connection import connected
 from refold.jetstream.indexer import JetStreamIndexer
 from refold.jetstream.publisher import JetStreamPublisher
 from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
-from refold.ports import PublishAck, ViewRepository, ViewStore
+from refold.ports import Checkpoint, Database, PublishAck, Snapshot, ViewRepository, Wanted
 from refold.stores import open_store
 from refold.subjects import SubjectScheme
 from refold.view import View
@@ -79,7 +85,7 @@ class App:
         self._projectors: dict[str, Projector[Any]] = {}
         self._stack: AsyncExitStack | None = None
         self._client: Client | None = None
-        self._store: ViewStore | None = None
+        self._store: Database | None = None
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, stream={self.stream!r}, projections={sorted(self._projectors)})"
@@ -162,7 +168,7 @@ class App:
     # -- Parts -------------------------------------------------------------------------------------------------------
 
     @property
-    def store(self) -> ViewStore:
+    def store(self) -> Database:
         """The database. Raises ConfigurationError unless the app is open."""
         return self._opened(self._store)
 
@@ -300,3 +306,122 @@ class App:
             policies=policies,
         )
         return await rebuild.run(projectors, accept_incomplete=accept_incomplete, accept_truncated=accept_truncated)
+
+    # -- Live running ------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        *which: str | type[Projector[Any]],
+        stop: asyncio.Event | None = None,
+        accept_truncated: bool = False,
+        lease: float = 15.0,
+        limits: LiveLimits | None = None,
+        hook: Hook | None = None,
+        progress: ProgressHook | None = None,
+    ) -> None:
+        """Keeps projections up to date: builds those that are new, and follows the stream from then on.
+
+        It waits out what may pass, as a server or a database that is away, and says so in the log; what it cannot mend, it
+        writes to the projection's status. The app may be used at the same time, in the same event loop.
+
+        Args:
+            which: names or classes; all that are registered where none is given.
+            stop: set it to end: batches under way are finished, and claims let go of. Cancelling does the same.
+            accept_truncated: go on though events that were not read are gone from the stream.
+            lease: seconds after which another process may take over what this one holds, when it gives no sign of life.
+            limits: how to cut batches.
+            hook: told what happens; see `refold.engine.live.hooks`.
+            progress: told how far first builds are.
+
+        Raises:
+            ClaimHeld, ClaimLost: another process runs them, or newer code does.
+            StoreError, StreamError: at the start.
+        """
+        names = list(dict.fromkeys(which)) or list(self._projectors)
+        projectors = [self.projector(one) for one in names]
+        if not projectors:
+            raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
+        parts = RunnerParts(
+            source=self.source,
+            store=self.store,
+            codec=self.codec,
+            scheme=self.scheme,
+            app=self.name,
+            stream=self.stream,
+            lease=lease,
+            limits=limits,
+            rebuild_limits=self._limits,
+            accept_expired=accept_truncated,
+            hook=hook,
+            progress=progress,
+        )
+        await Runner(parts, projectors).run(stop or asyncio.Event())
+
+    async def wait_for(
+        self,
+        which: str | type[Projector[Any]] | Sequence[str | type[Projector[Any]]],
+        position: int,
+        *,
+        timeout: float = 10.0,
+    ) -> None:
+        """Returns when views include a position, as the one that `publish` gave: for reading one's own writes.
+
+        Args:
+            which: one projection, or several.
+            position: a stream sequence.
+            timeout: seconds.
+
+        Raises:
+            WaitTimeout: they did not in time; it says how far each is.
+        """
+        await wait_for(self.store, self.name, self._names(which), position, timeout=timeout)
+
+    def read_at(
+        self, *which: str | type[Projector[Any]], position: int = 0, timeout: float = 10.0
+    ) -> AbstractAsyncContextManager[Snapshot]:
+        """Views of several projections as they are at one and the same position: ``async with app.read_at(A, B) as at:``.
+
+        Args:
+            which: projections that run in one process.
+            position: at least this one.
+            timeout: seconds to wait for it.
+
+        Raises:
+            WaitTimeout: they did not get there, or did not stand at one position.
+        """
+        return read_at(self.store, self.name, self._names(which), position, timeout=timeout)
+
+    async def order(self, which: str | type[Projector[Any]], wanted: Wanted) -> Checkpoint | None:
+        """Tells whoever runs a projection, now or later, to pause, to go on, or to build it anew.
+
+        Returns:
+            How it stands; None where it was never built.
+        """
+        return await self.store.order(self.name, self.projector(which).spec.name, wanted)
+
+    async def skip(self, which: str | type[Projector[Any]], position: int) -> Checkpoint | None:
+        """Tells whoever runs a projection to pass over the event at a position, and to go on; it becomes a dead letter.
+
+        Returns:
+            How it stands; None where it was never built.
+        """
+        return await self.store.skip(self.name, self.projector(which).spec.name, position)
+
+    async def retry_dead_letters(self, which: str | type[Projector[Any]], key: str) -> int:
+        """Applies the dead letters of a quarantined view in order, and lifts its quarantine; how many there were.
+
+        Raises:
+            HandlerError: one fails again; nothing was changed.
+            StoreError: there are none, or they cannot be applied.
+        """
+        return await retry(self.store, self.name, self.projector(which), self.codec, self.scheme, key)
+
+    async def discard_dead_letters(
+        self, which: str | type[Projector[Any]], *, key: str | None = None, position: int | None = None
+    ) -> int:
+        """Removes dead letters for good, of one view or of one event where told so; how many there were."""
+        return await discard(self.store, self.name, self.projector(which).spec.name, key=key, position=position)
+
+    def _names(self, which: str | type[Projector[Any]] | Sequence[str | type[Projector[Any]]]) -> list[str]:
+        several = [which] if isinstance(which, (str, type)) else which
+        return [self.projector(one).spec.name for one in several]

@@ -64,6 +64,7 @@ class Fold(Generic[V]):
     Attributes:
         troubled: keys to be folded again carefully.
         faults: the first `KEPT_FAULTS` records of what could not be used.
+        recent: records that nobody has taken yet; whoever feeds the fold empties it.
         counts: how many there were in all.
         deferred: events whose views must be read from the database before they can be folded.
         stored: keys of cached views that the database has a row of.
@@ -92,6 +93,7 @@ class Fold(Generic[V]):
         self.cache: ViewCache[V] = ViewCache(self.spec.schema, capacity) if cache is None else cache
         self.counts = Counts()
         self.faults: list[Fault] = []
+        self.recent: list[Fault] = []
         self.troubled: set[str] = set()
         self.deferred: list[Deferred] = []
         self.stored: set[str] = set()
@@ -370,6 +372,7 @@ class Fold(Generic[V]):
             self.counts.parked += 1
         else:
             self.counts.failed += 1
+        self.recent.append(fault)
         if len(self.faults) < KEPT_FAULTS:
             self.faults.append(fault)
         if self._raising or fault.policy is ErrorPolicy.HALT:
@@ -404,12 +407,14 @@ class Fold(Generic[V]):
     def drain_rows(self, size: int) -> Iterator[list[Row]]:
         """Every view in memory as a row, in lists of about a size; views that cannot be frozen become troubled."""
         yield from self.cache.drain_packed(size)
-        for items in self.cache.drain_views(size):
-            try:
-                rows = self._schema.freeze_all(items)
-            except RowRefused:
-                rows = [row for key, view in items if (row := self._frozen(key, view)) is not None]
-            yield rows
+        yield from map(self.frozen, self.cache.drain_views(size))
+
+    def frozen(self, items: list[tuple[str, V]]) -> list[Row]:
+        """The rows of views, by key; views that cannot be frozen become troubled."""
+        try:
+            return self._schema.freeze_all(items)
+        except RowRefused:
+            return [row for key, view in items if (row := self._frozen(key, view)) is not None]
 
     def _frozen(self, key: str, view: V) -> Row | None:
         try:

@@ -139,6 +139,10 @@ class Counts:
         """Counts a duplicate."""
         self.duplicates += 1
 
+    def reset(self) -> None:
+        """Begins anew."""
+        self.duplicates = self.ignored = self.failed = self.parked = 0
+
     def add(self, others: Counts, times: int = 1) -> None:
         """Counts what others counted, too; with -1, no more."""
         self.duplicates += others.duplicates * times

@@ -17,12 +17,13 @@ from typing import Any
 from refold.cells import refusals
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
+from refold.engine.letters import letter_of
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
 from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
 from refold.filters import EventFilter
-from refold.ports import Codec, EventSource, GenerationWriter, StreamState, ViewStore
+from refold.ports import Codec, EventSource, GenerationWriter, RawBatch, StreamState, ViewStore, anchor_of
 from refold.subjects import SubjectScheme
 from refold.view import Row
 
@@ -134,6 +135,7 @@ class _Pass:
         self._wanted = _union([projector.spec.wanted for projector in projectors])
         self._began = time.perf_counter()
         self._told = 0.0
+        self._anchor: str | None = None
 
     async def run(self, *, accept_incomplete: bool) -> list[RebuildResult]:
         share = max(1, len(self._projectors))
@@ -172,7 +174,11 @@ class _Pass:
         async with aclosing(self._parts.source.batches(self._wanted, until=head)) as batches:
             async for batch in batches:
                 dispatcher.apply(batch)
+                if len(batch):
+                    self._anchor = anchor_of(batch.messages[-1])
                 for build in builds:
+                    if build.fold.recent:
+                        await self._record(build, batch)
                     if build.fold.deferred:
                         await self._fold_deferred(build)
                     if build.fold.cache.packed_bytes > most and build.fold.whole:
@@ -181,6 +187,11 @@ class _Pass:
                 self._tell(phase, events, batch.last, began)
         self._tell(phase, events, head, began, force=True)
         return events
+
+    async def _record(self, build: _Build, batch: RawBatch | None) -> None:
+        """Keeps what could not be used, whole, with the generation."""
+        recent, build.fold.recent = build.fold.recent, []
+        await build.writer.record([letter_of(f, batch.message(f.position) if batch else None) for f in recent])
 
     async def _fold_deferred(self, build: _Build) -> None:
         fold = build.fold
@@ -290,18 +301,21 @@ class _Pass:
             await self._write(careful_build)
             fold, careful = build.fold, careful_build.fold
             build.written += careful_build.written
+            fold.recent += careful.recent
             fold.counts.add(careful.counts)
             fold.counts.add(fast_build.fold.counts, -1)
             fold.faults += careful.faults
             if not fold.spec.keyed:
                 for aggregate in [one for one in fold.seen if one[1] in fold.troubled]:
                     del fold.seen[aggregate]  # a quarantined event was not handled after all
-            fold.seen |= careful.seen
+            fold.seen.update(careful.seen)
 
     # -- The end -----------------------------------------------------------------------------------------------------
 
     async def _publish(self, build: _Build, events: int, accept_incomplete: bool) -> RebuildResult:
         fold, counts = build.fold, build.fold.counts
+        if fold.recent:
+            await self._record(build, None)
         published = accept_incomplete or not (counts.failed or counts.parked)
         self._tell("publishing", events, self._state.last, self._began, force=True)
         if published:
@@ -311,6 +325,7 @@ class _Pass:
                 position=self._state.last,
                 fingerprint=fold.spec.fingerprint,
                 seen=[(kind, key, version) for (kind, key), version in fold.seen.items()],
+                anchor=self._anchor,
             )
             self._tell("publishing", events, self._state.last, self._began, force=True)
         result = RebuildResult(

@@ -344,7 +344,7 @@ class ProjectionStore(ABC):
             epoch: of the active checkpoint when the rows and letters were read.
 
         Raises:
-            ClaimLost: the epoch is another: read again, and decide anew.
+            ClaimLost: the epoch is another, or a lifted key has letters that are not among these: read again, and decide anew.
             RowRefused, StoreError: nothing was changed.
         """
 
