@@ -128,10 +128,11 @@ async def test_the_connection_is_lost_in_a_commit(
         return data if forwarded else b""
 
     async with proxy.before(port_of(postgres_url)):
-        proxy.to_server = cut
-        with life.worker(life.settings | {"database_url": proxied(postgres_url, proxy)}):
+        with life.worker(life.settings | {"database_url": proxied(postgres_url, proxy)}) as worker:
             async with steady(life):
-                await asyncio.to_thread(life.wait, lambda: cuts >= 12)
+                await gets_on(life)
+                proxy.to_server = cut
+                await asyncio.to_thread(life.wait, lambda: cuts >= 12 or worker.process.poll() is not None, 20)
             await finishes(life)
 
 
