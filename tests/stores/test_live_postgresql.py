@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from cutting_proxy import CuttingProxy
+from holding import holder
 from live_cases import APP, SIMPLE, LiveCases, letter, row
 
 from refold.errors import ClaimLost, ProjectionStoreError, StoreBusy, StoreUnavailable
 from refold.ports import Changes, Database, Status, Wanted
 from refold.stores import open_store
+from refold.stores.catalog import describe
 from refold.stores.postgresql import PostgresStore
 
 CASES = LiveCases()
-HOLDER = Path(__file__).with_name("holder.py")
 
 
 @pytest.fixture
@@ -31,20 +29,6 @@ async def store(postgres_url: str) -> AsyncIterator[Database]:
     async with open_store(postgres_url) as store:
         await CASES.build(store, "one", "two")
         yield store
-
-
-@contextmanager
-def holder(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, str(HOLDER), url, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 async def taken(store: Database, *, lease: float = 15.0) -> None:
@@ -276,8 +260,6 @@ OLD_ROW = (
 
 
 async def test_a_database_of_the_first_version_is_taken_over(postgres_url: str) -> None:
-    from refold.stores.catalog import describe
-
     with psycopg.connect(postgres_url) as old:
         old.execute(OLD)
         old.execute(OLD_ROW, [describe(SIMPLE)])
