@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -59,32 +60,24 @@ class Latency:
     poller_cpu: float
 
 
-async def measure_latency(
-    servers: Servers, filling: Filling, *, rates: Sequence[int], seconds: float, seed: int = 1
-) -> list[Latency]:
-    """Publishes steadily while a worker runs, at one rate after another.
+async def measure_latency(servers: Servers, filling: Filling, *, rate: int, seconds: float, seed: int = 1) -> Latency:
+    """Publishes steadily while a worker runs.
 
     Args:
         servers: where.
         filling: gives the events that most of the publishing consists of.
-        rates: events a second, those of the probes and of the floor among them.
-        seconds: how long each.
+        rate: events a second, those of the probes and of the floor among them.
+        seconds: how long.
         seed: of the probes' times.
 
     Raises:
         RefoldError: a process failed, or views are not complete at the end.
     """
     filling.share()
-    app = App(
-        "bench", environment=False, stream=STREAM, nats_url=servers.nats, database_url=servers.database
-    )
-    found = []
-    async with app:
-        for rate in rates:
-            async with Worker.started(servers, stream=STREAM, projections="orders") as worker:
-                run = _Run(servers, filling, app, worker, rate=rate, seconds=seconds, random=Random(seed))  # noqa: S311
-                found.append(await run.measured())
-    return found
+    app = App("bench", environment=False, stream=STREAM, nats_url=servers.nats, database_url=servers.database)
+    async with app, Worker.started(servers, stream=STREAM, projections="orders") as worker:
+        run = _Run(servers, filling, app, worker, rate=rate, seconds=seconds, random=Random(seed))  # noqa: S311
+        return await run.measured()
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -159,7 +152,7 @@ class _Run:
         rate = self._rate - 1 / self._slot
         count = int((self._seconds + _WARM_UP) / _TICK)
         numbers = [int(rate * _TICK * tick) for tick in range(count + 1)]
-        return [self._filling.lines(after - before) for before, after in zip(numbers, numbers[1:], strict=False)]
+        return [self._filling.lines(after - before) for before, after in itertools.pairwise(numbers)]
 
     def _load(self, ticks: Sequence[bytes], start: float) -> None:
         for number, lines in enumerate(ticks):

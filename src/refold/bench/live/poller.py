@@ -33,8 +33,9 @@ def _watch(reader: Reader, view: str, source: int) -> list[float]:
                 key, start = line.decode().split()
                 waiting[key] = float(start)
             continue
-        for key in reader.visible(view, list(waiting)):
-            took.append((time.perf_counter() - waiting.pop(key)) * 1000)
+        seen = reader.visible(view, list(waiting))
+        now = time.perf_counter()
+        took += [(now - waiting.pop(key)) * 1000 for key in seen]
         if waiting and time.perf_counter() - min(waiting.values()) > _LOST:
             raise SystemExit(f"{len(waiting)} rows could not be seen within {_LOST:.0f} s")
         time.sleep(_PAUSE)

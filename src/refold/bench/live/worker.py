@@ -54,9 +54,7 @@ class _Watch:
             self.stop.set()
 
 
-async def _run(
-    *, app: str, stream: str, projections: str, until: int | None, commanded: float
-) -> dict[str, Any]:
+async def _run(*, app: str, stream: str, projections: str, until: int | None, commanded: float) -> dict[str, Any]:
     from refold.app import App
 
     projectors = _projectors(projections)
