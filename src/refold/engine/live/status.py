@@ -82,8 +82,9 @@ class ProjectionStatus:
 
     @property
     def needs_help(self) -> bool:
-        """Whether it is degraded or faulted."""
-        return self.status in (Status.DEGRADED, Status.FAULTED)
+        """Whether it is degraded or faulted, or has been built from another stream than there is now."""
+        is_astray = self.head is not None and self.position is not None and self.lag_events is None
+        return is_astray or self.status in (Status.DEGRADED, Status.FAULTED)
 
 
 class HeadReader(Protocol):
