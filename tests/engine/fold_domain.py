@@ -167,7 +167,7 @@ class ListSource(EventSource):
 
     async def batches(self, wanted: Any, *, until: int) -> Any:
         self.reads += 1
-        for start in range(0, until, self.batch):
+        for start in range((wanted.start_position or 1) - 1, until, self.batch):
             part = self.events[start : min(start + self.batch, until)]
             yield RawBatch(list(map(self._message, part)), part[-1].position)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from refold.errors import ConfigurationError
-from refold.ports import Database
+from refold.ports.live import Database
 
 __all__ = ["open_store"]
 
