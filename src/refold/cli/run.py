@@ -14,7 +14,7 @@ from refold.cli.rebuild import Bars, progress_told
 from refold.cli.text import console_on, tell
 from refold.engine.live.hooks import BatchApplied, LiveEvent, Quarantine, Retrying, StateChanged
 from refold.engine.outcome import Progress
-from refold.ports import Status
+from refold.ports import LetterKind, Status
 from refold.running import run
 
 __all__ = ["LiveConsole", "run_live"]
@@ -37,6 +37,7 @@ def run_live(app: App, names: Sequence[str], *, accept_truncated: bool, verbose:
         _quieten()
     with LiveConsole() as shown:
         run(app, *names, accept_truncated=accept_truncated, hook=shown.hook, progress=shown.progress)
+        shown.line("ended in order")
 
 
 def _quieten() -> None:
@@ -57,6 +58,8 @@ class LiveConsole:
         self._rebuilding: set[str] = set()
         self._told = 0.0
         self._retrying: dict[tuple[tuple[str, ...], str], str] = {}
+        self._failing: dict[str, float] = {}
+        self._states: dict[str, set[tuple[Status, str]]] = {}
 
     def __enter__(self) -> LiveConsole:
         return self
@@ -69,16 +72,11 @@ class LiveConsole:
         if isinstance(event, StateChanged):
             self._state(event)
         elif isinstance(event, Quarantine):
-            first, count = event.letters[0], len(event.letters)
-            what = "an event became a dead letter" if count == 1 else f"{count:,} events became dead letters"
-            self._line(
-                f"{event.projection}: {what}: position {first.position}: {first.reason}; see refold dead-letters list",
-                "yellow",
-            )
+            self._letters(event)
         elif isinstance(event, Retrying):
             if self._retrying.get((event.projections, event.what)) != event.reason:
                 self._retrying[event.projections, event.what] = event.reason
-                self._line(f"{', '.join(event.projections)}: tried again: {event.what}: {event.reason}", "yellow")
+                self.line(f"{', '.join(event.projections)}: tried again: {event.what}: {event.reason}", "yellow")
         elif isinstance(event, BatchApplied):
             self._retrying = {key: why for key, why in self._retrying.items() if key[0] != event.projections}
 
@@ -90,7 +88,7 @@ class LiveConsole:
             self._bars.show(progress)
         elif progress.phase == "reading" and time.monotonic() - self._told >= _EVERY:
             self._told = time.monotonic()
-            self._line(f"{', '.join(progress.projections)}: {progress_told(progress)}")
+            self.line(f"{', '.join(progress.projections)}: {progress_told(progress)}")
 
     def _state(self, event: StateChanged) -> None:
         if event.now is Status.REBUILDING:
@@ -99,12 +97,37 @@ class LiveConsole:
             self._rebuilding.discard(event.projection)
             if not self._rebuilding:
                 self._end_bars()
+        if self._is_told(event):
+            return
         why = f": {event.reason}" if event.reason else ""
-        self._line(
-            f"{event.projection}: {event.now.value} at position {event.position}{why}", _STYLES.get(event.now, "")
+        at = f" at position {event.position:,}" if event.position else ""
+        self.line(f"{event.projection}: {event.now.value}{at}{why}", _STYLES.get(event.now, ""))
+
+    def _letters(self, event: Quarantine) -> None:
+        """Tells of events that failed, not of those behind them, and not more often than a person can read."""
+        failed = [letter for letter in event.letters if letter.kind is not LetterKind.PARKED]
+        if not failed or time.monotonic() - self._failing.get(event.projection, -_EVERY) < _EVERY:
+            return
+        self._failing[event.projection] = time.monotonic()
+        first, more = failed[0], f", and {len(failed) - 1:,} more" if len(failed) > 1 else ""
+        self.line(
+            f"{event.projection}: dead letter: position {first.position}: {first.reason}{more} (refold dead-letters list)",
+            "yellow",
         )
 
-    def _line(self, text: str, style: str = "") -> None:
+    def _is_told(self, event: StateChanged) -> bool:
+        """Whether it goes round in the circle of failing and trying again, which was told once."""
+        told = self._states.setdefault(event.projection, set())
+        if event.now is Status.LIVE:
+            told.clear()
+        state = (event.now, event.reason)
+        if state in told:
+            return True
+        told.add(state)
+        return False
+
+    def line(self, text: str, style: str = "") -> None:
+        """Writes a line with the time."""
         tell(self._console, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}", style)
 
     def _end_bars(self) -> None:

@@ -137,7 +137,8 @@ class Seat:
             self._change(Status.CATCHING_UP, "")
         elif self.memory.held:
             count = len(self.memory.held)
-            self._change(Status.DEGRADED, f"{count} views are quarantined; see refold dead-letters list")
+            views = "1 view is" if count == 1 else f"{count:,} views are"
+            self._change(Status.DEGRADED, f"{views} quarantined; see refold dead-letters list")
         else:
             self._change(Status.LIVE, "")
 
