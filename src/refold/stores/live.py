@@ -112,7 +112,7 @@ class LiveCatalog:
         query = sa.select(table.c.projection, table.c.position).where(
             table.c.app == app, table.c.projection.in_(list(projections)), table.c.state == "active"
         )
-        return {name: position for name, position in connection.execute(query)}  # noqa: C416 (rows, not tuples)
+        return {row[0]: row[1] for row in connection.execute(query)}
 
     def order(
         self, connection: sa.Connection, app: str, projection: str, *, recover: bool, **values: Any
@@ -212,7 +212,7 @@ class LiveCatalog:
     def letter_counts(self, connection: sa.Connection, app: str) -> dict[str, tuple[int, int]]:
         """Numbers of dead letters and of quarantined keys, by projection."""
         letters, quarantined = (
-            {name: count for name, count in connection.execute(self._counted(table, app))}  # noqa: C416
+            {row[0]: row[1] for row in connection.execute(self._counted(table, app))}
             for table in (self.tables.letters, self.tables.quarantined)
         )
         names = sorted({*letters, *quarantined})
@@ -288,7 +288,7 @@ class LiveCatalog:
         same = (checkpoints.c[name] == table.c[name] for name in _KEY)
         return sa.exists().where(*same, checkpoints.c.state == "active")
 
-    def _counted(self, table: sa.Table, app: str) -> sa.Select[Any]:
+    def _counted(self, table: sa.Table, app: str) -> sa.Executable:
         query = sa.select(table.c.projection, sa.func.count()).where(table.c.app == app, self._is_active(table))
         return query.group_by(table.c.projection)
 

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from refold.errors import StoreError
 from refold.stores.catalog import compare_columns, describe, lost, owner, stranger, taken
-from refold.stores.names import generation_table
+from refold.stores.names import LETTERS, QUARANTINED, generation_table
 from refold.stores.pgsessions import lock_key
 from refold.view import ViewSchema
 
@@ -172,8 +172,8 @@ class PostgresCatalog:
                 )
                 if gone.rowcount:
                     self._connection.execute(f"DELETE FROM refold_seen WHERE {_SEEN_KEY}", key)
-                    for kept in ("refold_dead_letters", "refold_quarantined"):
-                        self._connection.execute(f"DELETE FROM {kept} WHERE {_KEY}", key)
+                    for kept in (LETTERS, QUARANTINED):
+                        self._connection.execute(f"DELETE FROM {kept} WHERE {_KEY}".encode(), key)
                     self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DependentObjectsStillExist) as error:
             _log.warning("a former generation stays for now", extra={"table": table, "reason": str(error)})

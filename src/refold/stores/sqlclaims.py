@@ -79,7 +79,10 @@ class SqlClaims(Claims):
         return self._owner
 
     async def take(self, projection: str, version: int) -> Checkpoint | None:
-        return await self._run(lambda connection: self._take(connection, projection, version))
+        taken = await self._run(lambda connection: self._take(connection, projection, version))
+        if taken is not None:
+            self._held[projection] = taken
+        return taken
 
     async def renew(self, projections: Collection[str]) -> Mapping[str, Checkpoint | None]:
         claims = {name: self._claim(name) for name in projections}
@@ -139,8 +142,7 @@ class SqlClaims(Claims):
                 self._end_former(connection, found)
             self._begin_life(connection, projection)
             if live.take(connection, found, self._owner):
-                self._held[projection] = live.of(connection, [key_of(found)])[projection]
-                return self._held[projection]
+                return live.of(connection, [key_of(found)])[projection]
         raise StoreBusy(f"projection {projection!r} changes hands all the time: try again")
 
     def _report(
