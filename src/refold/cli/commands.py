@@ -14,7 +14,7 @@ import typer
 from refold.cli.context import Context
 from refold.engine.policy import ErrorPolicy
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "exit_with"]
 
 
 class Store(Enum):
@@ -57,7 +57,7 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     bench.command("live")(bench_live)
 
 
-def _exit(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
+def exit_with(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
     """Runs a command and exits.
 
     Args:
@@ -90,7 +90,7 @@ def rebuild(
     from refold.cli.rebuild import run_rebuild
 
     holder: Context = context.obj
-    _exit(
+    exit_with(
         run_rebuild(
             holder.load(),
             names or [],
@@ -115,7 +115,7 @@ def import_file(
     """Publish events from a file. Bad lines are told by number, and the good ones are published all the same."""
     from refold.cli.importing import run_import
 
-    _exit(
+    exit_with(
         run_import(file, stream, codec, as_json=as_json),
         interrupted="import it again, and what is there stays as it is",
     )
@@ -133,7 +133,7 @@ def demo(
     from refold.demo.report import console_on
     from refold.demo.run import run_demo
 
-    _exit(run_demo(git, home, console_on(sys.stdout)))
+    exit_with(run_demo(git, home, console_on(sys.stdout)))
 
 
 def bench_rebuild(
@@ -154,7 +154,7 @@ def bench_rebuild(
     """Measure a rebuild against the raw limit of reading the same stream."""
     from refold.bench.rebuild import run_bench
 
-    _exit(
+    exit_with(
         run_bench(
             events=events,
             aggregates=aggregates,
