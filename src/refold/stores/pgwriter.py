@@ -114,6 +114,7 @@ class PostgresGenerationWriter(GenerationWriter):
         self._worker: Worker | None = Worker("refold-generation", interrupt=connection.cancel_safe)
         self._table = ""
         self._keyed = False
+        self._published = False
         self._unusual = False
         self._types = [_TYPES[column.kind] for column in schema.columns]
         self._columns = sql.SQL(", ").join(map(sql.Identifier, schema.names))
@@ -154,16 +155,17 @@ class PostgresGenerationWriter(GenerationWriter):
     ) -> None:
         checkpoint = {"stream": stream, "stream_created": created, "position": position, "fingerprint": fingerprint}
         await self._run(self._publish, checkpoint, seen)
-        await self._close()
+        self._published = True
 
     async def abandon(self) -> None:
         if self._worker is None:
             return
         try:
-            await self._run(self._catalog.abandon)
+            await self._call(self._settle if self._published else self._catalog.abandon)
         except StoreError:
-            # The next rebuild drops it: the lock that says that this one lives ends with the session.
-            _log.warning("a generation could not be dropped", extra={"table": self._table}, exc_info=True)
+            # The next rebuild drops what is left: the lock that says that this one lives ends with the session.
+            what = "tidied up after" if self._published else "dropped"
+            _log.warning(f"a generation could not be {what}", extra={"table": self._table}, exc_info=True)
         finally:
             await self._close()
 
@@ -242,14 +244,16 @@ class PostgresGenerationWriter(GenerationWriter):
             columns = "app, projection, projection_version, generation, aggregate_type, aggregate_id, version"
             types = ["text", "text", "int8", "int8", "text", "text", "int8"]
             self._copy(sql.Identifier(SEEN), sql.SQL(columns), types, seen_rows(self._catalog.key, seen))
-        self._execute("ANALYZE {}", self._name)
         try:
             self._catalog.switch(self._schema.names, checkpoint, attempts=self._store.switch_attempts)
         except psycopg.OperationalError as error:
             if not self._connection.closed or not self._was_published():
                 raise
             _log.info("the cutover was committed before the connection was lost", extra={"reason": str(error)})
-            return
+
+    def _settle(self) -> None:
+        """What readers of the new generation need not wait for."""
+        self._execute("ANALYZE {}", self._name)
         self._catalog.drop_former()
 
     def _was_published(self) -> bool:
@@ -295,6 +299,11 @@ class PostgresGenerationWriter(GenerationWriter):
     # -- Between thread and event loop ---------------------------------------------------------------------------------
 
     async def _run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._published:
+            raise StoreError(f"generation {self._table!r} is published: begin another")
+        return await self._call(call, *args, **kwargs)
+
+    async def _call(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._worker is None:
             raise StoreError(f"generation {self._table!r} is closed: begin another")
 
