@@ -104,7 +104,7 @@ def check_projector(
     )
     settled(
         given(
-            history=histories or strategies.histories(one, payloads),
+            history=strategies.histories(one, payloads) if histories is None else histories,
             schedule=strategies.schedules() if schedule is None else st.just(schedule),
         )(check)
     )()
@@ -199,7 +199,9 @@ async def _ran(
             at = await database.as_database.positions(_APP, [name])
             if at.get(name, -1) >= until:
                 stop.set()
-                await running
+                await asyncio.wait([running])
+                if not database.died.is_set():  # as it may on its last steps
+                    running.result()
                 return True
             status, reason = runner.standing[name]
             if status is Status.FAULTED:

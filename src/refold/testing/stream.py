@@ -63,8 +63,9 @@ class ListStream(EventSource):
             for batch in self._read(last, self.head, cuts):
                 last = batch.last
                 yield batch
-            yield RawBatch((), max(last, self.head))
-            await more.wait()
+            if self.head <= last:  # else more has come meanwhile
+                yield RawBatch((), last)
+                await more.wait()
 
     async def anchor(self, position: int) -> str | None:
         found = [message for message in self._messages if message[3] == position]
