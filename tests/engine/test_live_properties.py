@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def check_spans(store: FailingStore) -> None:
     """Every stretch of the stream was committed once, in order."""
     for name in ("totals", "by_tag"):
         spans = [(old, new) for projection, old, new in store.spans if projection == name]
-        assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False)), spans
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(spans)), spans
 
 
 async def lived(events: list[DomainEvent[Any]], built: int, sizes: tuple[int, int], fates: list[str]) -> FailingStore:

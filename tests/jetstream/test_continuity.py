@@ -12,7 +12,7 @@ from jetstream_support import Filter, Placed, Proxy, Stream, collect
 from refold import EventFilter
 from refold.embedded import EmbeddedNats
 from refold.errors import ContinuityError, StreamError, StreamNotFound
-from refold.jetstream import bulk, scan
+from refold.jetstream import consumer, scan
 from refold.jetstream.bulk import BulkLimits, JetStreamSource
 from refold.jetstream.connection import NatsConnection, NatsSettings, connected
 
@@ -37,8 +37,8 @@ async def filled(nats: EmbeddedNats, stream_name: str, proxy: Proxy) -> AsyncIte
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers say sooner that they have nothing to send."""
-    for module in (bulk, scan):
-        monkeypatch.setattr(module, "_SILENCE" if module is bulk else "_HEARTBEAT", 0.2)
+    for module in (consumer, scan):
+        monkeypatch.setattr(module, "_SILENCE" if module is consumer else "_HEARTBEAT", 0.2)
 
 
 def split(data: bytes) -> tuple[dict[int, bytes], bytes]:

@@ -66,7 +66,8 @@ class RawBatch:
 def anchor_of(message: RawMessage) -> str:
     """What tells a stream that has this message at this position from one that has another there: position and digest."""
     kind, aggregate_id, event_type, position, _, body = message
-    digest = blake2b(body, digest_size=12, key=blake2b(f"{kind}.{aggregate_id}.{event_type}".encode()).digest())
+    subject = f"{kind}.{aggregate_id}.{event_type}".encode("utf-8", "surrogateescape")
+    digest = blake2b(body, digest_size=12, key=blake2b(subject).digest())
     return f"{position}:{digest.hexdigest()}"
 
 
@@ -125,6 +126,7 @@ class EventSource(ABC):
         buffer; close the iterator (``aclosing``) to stop early.
 
         Raises:
+            ConfigurationError: the stream lets messages go once they were read (its retention is not by limits).
             ContinuityError: a message is missing, repeated or out of order, and reading again did not mend it.
             StreamError: the stream or the server went away and did not come back in time.
         """
@@ -150,7 +152,7 @@ class EventSource(ABC):
         Raises:
             StreamReplaced: another stream is in the place of the one that was read: views must be rebuilt.
             EventsExpired: messages after the position are gone from the stream's beginning.
-            StreamNotFound, NotPermitted: nothing will help but a person.
+            StreamNotFound, NotPermitted, ConfigurationError: nothing will help but a person.
             ContinuityError, StreamError: reading was interrupted; it can be taken up again.
         """
 

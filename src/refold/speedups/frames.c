@@ -450,6 +450,7 @@ static PyMethodDef parser_methods[] = {
 };
 static PyMemberDef parser_members[] = {
     {"delivered", T_LONGLONG, offsetof(Parser, delivered), READONLY, "How many messages came."},
+    {"last", T_LONGLONG, offsetof(Parser, last), READONLY, "Position of the last of them; 0 before the first."},
     {"pending", T_LONGLONG, offsetof(Parser, pending), READONLY, "How many were left after the last one."},
     {NULL, 0, 0, 0, NULL},
 };

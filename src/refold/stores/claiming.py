@@ -1,13 +1,12 @@
-"""What every store says of claims, checkpoints and dead letters in the same words."""
+"""What every store says of claims and checkpoints in the same words."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from refold.errors import ClaimHeld, ClaimLost, StoreError
-from refold.ports.letters import DeadLetter, LetterKind
 from refold.ports.live import Checkpoint
 from refold.stores.catalog import owner
 
@@ -18,8 +17,6 @@ __all__ = [
     "highest_seen",
     "new_owner",
     "not_claimed",
-    "printable",
-    "quarantining",
     "stands_at",
 ]
 
@@ -90,15 +87,6 @@ def not_claimed(projection: str) -> StoreError:
     return StoreError(f"projection {projection!r} is not claimed here: take it first")
 
 
-def quarantining(letters: Sequence[DeadLetter]) -> dict[str, DeadLetter]:
-    """The first failed letter of every key: what quarantines it."""
-    first: dict[str, DeadLetter] = {}
-    for letter in letters:
-        if letter.kind is LetterKind.FAILED and letter.key:
-            first.setdefault(letter.key, letter)
-    return first
-
-
 def highest_seen(seen: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], int]:
     """Each aggregate once, with its highest version."""
     highest: dict[tuple[str, str], int] = {}
@@ -106,11 +94,6 @@ def highest_seen(seen: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], 
         key = (kind, aggregate)
         highest[key] = max(version, highest.get(key, version))
     return highest
-
-
-def printable(text: str) -> str:
-    """Text that every database takes: without NUL and lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _time(time: datetime | None) -> str:

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from refold.cells import check
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
-from refold.engine.policy import ErrorPolicies, ErrorPolicy, Fault
+from refold.engine.policy import told
 from refold.engine.projector import Projector
-from refold.errors import ClaimLost, HandlerError, StoreError
+from refold.errors import ClaimLost, HandlerError, RowRefused, StoreError
+from refold.event import DomainEvent
 from refold.ports import Checkpoint, Codec, Database, DeadLetter, LetterKind, RawBatch, SeenRow
 from refold.subjects import SubjectScheme
 from refold.view import Row, View
@@ -28,12 +30,25 @@ class _Unseen(dict[tuple[str, str], int]):
         pass
 
 
-class _RetryFold(Fold[Any]):
-    """A fold of one view's letters, in which an event of which no view can be told is a failure, too."""
+class _LetterFold(Fold[Any]):
+    """A fold of one view's letters, in which nothing may fail."""
 
     def unreadable(self, position: int, subject: str, reason: str, cause: Exception | None = None) -> None:
-        del subject, cause
-        self._record(Fault(self.spec.name, position, "", None, reason, policy=ErrorPolicy.SKIP))
+        del subject
+        raise _fails(self.spec.name, position, None, reason) from cause
+
+    def _failed(self, key: str, event: DomainEvent[Any], error: Exception) -> None:
+        raise _fails(self.spec.name, event.position, key, told(error)) from error
+
+
+def _fails(projection: str, position: int, key: str | None, reason: str) -> HandlerError:
+    return HandlerError(
+        f"{projection}: position {position}: it fails again, and nothing was changed: {reason}; mend the projector, or discard "
+        "this letter",
+        projection=projection,
+        key=key,
+        position=position,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,14 +167,8 @@ def _apply(
     key: str,
     letters: Sequence[DeadLetter],
 ) -> _Outcome:
-    keyed = projector.spec.keyed
-    fold = _RetryFold(
-        projector,
-        careful=True,
-        only={key},
-        policies=ErrorPolicies(ErrorPolicy.SKIP),
-        seen=_Unseen() if keyed else {},
-    )
+    keyed, schema = projector.spec.keyed, projector.spec.schema
+    fold = _LetterFold(projector, only={key}, seen=_Unseen() if keyed else {})
     if view is not None:
         fold.cache.put(key, view)
     dispatcher = Dispatcher([fold], codec, scheme)
@@ -167,15 +176,13 @@ def _apply(
         kind, aggregate_id, name = letter.subject.split(".")
         message = (kind, aggregate_id, name, letter.position, letter.headers, letter.body)
         dispatcher.apply(RawBatch([message], letter.position))
-        for fault in fold.recent:
-            raise HandlerError(
-                f"{fault.projection}: position {fault.position}, key {key!r}: it fails again, and nothing was changed: "
-                f"{fault.reason}; mend the projector, or discard this letter",
-                projection=fault.projection,
-                key=key,
-                position=fault.position,
-            )
     changed = fold.cache.get(key)
-    rows = fold.frozen([(key, changed)]) if changed is not None else []
     seen = [] if keyed else [(*aggregate, version) for aggregate, version in fold.seen.items()]
-    return _Outcome(rows, [] if changed is not None else [key], seen)
+    if changed is None:
+        return _Outcome([], [key], seen)
+    try:
+        (row,) = schema.freeze_all([(key, changed)])
+        check(schema, row)
+    except RowRefused as error:
+        raise _fails(projector.spec.name, letters[-1].position, key, str(error)) from error
+    return _Outcome([row], [], seen)
