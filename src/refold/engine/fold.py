@@ -15,10 +15,10 @@ import msgspec
 
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import Counts, ErrorPolicy, Fault, told
+from refold.engine.policy import Counts, ErrorPolicy, Fault
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.engine.step import Step, own_step
-from refold.errors import HandlerError, RowRefused
+from refold.errors import HandlerError, RowRefused, told
 from refold.event import DomainEvent
 from refold.view import Kind, Row, View, ViewSchema
 
