@@ -24,8 +24,8 @@ class _Alarm:
 
 
 class ManualClock:
-    """Time that passes only in `advance`; alarms ring from there, in order, and what they set off comes to rest before
-    the next one."""
+    """Time that passes only in `advance`; alarms ring from there, those of one moment together, as an event loop does it,
+    and what they set off comes to rest before the next ones."""
 
     def __init__(self, start: datetime = START) -> None:
         self._start = start
@@ -60,11 +60,11 @@ class ManualClock:
         await settle()
         until = self._passed + seconds
         while self._alarms and self._alarms[0][0] <= until:
-            when, _, alarm, call = heapq.heappop(self._alarms)
-            if alarm.off:
-                continue
-            self._passed = max(self._passed, when)
-            call()
+            self._passed = max(self._passed, self._alarms[0][0])
+            while self._alarms and self._alarms[0][0] <= self._passed:
+                _, _, alarm, call = heapq.heappop(self._alarms)
+                if not alarm.off:
+                    call()
             await settle()
         self._passed = until
         await settle()

@@ -57,9 +57,7 @@ def test_an_interval_stays_on_its_grid(interval: timedelta, away: timedelta) -> 
 
 
 @given(st.timedeltas(timedelta(seconds=1), timedelta(hours=1)), st.timedeltas(timedelta(0), timedelta(hours=2)))
-def test_what_was_missed_is_counted_the_same_by_arithmetic_and_one_by_one(
-    interval: timedelta, late: timedelta
-) -> None:
+def test_what_was_missed_is_counted_the_same_by_arithmetic_and_one_by_one(interval: timedelta, late: timedelta) -> None:
     every = Every(interval)
     assert every.latest(NOON, NOON + late) == Schedule.latest(every, NOON, NOON + late)
 

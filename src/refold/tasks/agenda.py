@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final, Generic, TypeVar
 
@@ -63,17 +63,22 @@ class Agenda(Generic[T]):
 
 
 class Alarms(Generic[T]):
-    """Calls for each item when its moment has come: one timer for all, set for the first of them.
+    """Calls for items when their moments have come: one timer for all, set for the first of them.
 
     Args:
         clock: where the timer is set.
         now: tells the time that moments are in, in seconds.
-        ring: called with an item, which is out of the agenda then.
+        ring: called with the items whose moment has come, in order; they are out of the agenda then.
         longest: seconds after which the time is looked at in any case, for times that may jump.
     """
 
     def __init__(
-        self, clock: AlarmClock, now: Callable[[], float], ring: Callable[[T], None], *, longest: float | None = None
+        self,
+        clock: AlarmClock,
+        now: Callable[[], float],
+        ring: Callable[[Sequence[T]], None],
+        *,
+        longest: float | None = None,
     ) -> None:
         self._clock = clock
         self._now = now
@@ -116,9 +121,11 @@ class Alarms(Generic[T]):
     def _look(self) -> None:
         self._alarm = None
         now = self._now()
+        due: list[T] = []
         while (first := self._agenda.first_key()) is not None and first <= now:
             item = self._agenda.pop()
             assert item is not None  # noqa: S101 (there is a first key)
-            self._ring(item)
+            due.append(item)
+        self._ring(due)
         if self._alarm is None:
             self._set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -43,7 +43,7 @@ class Attempts:
         self._grace = grace
         self._random = random
         self._callbacks = Callbacks(clock, grace)
-        self._deadlines: Alarms[Entry] = Alarms(clock, clock.monotonic, self._deadline)
+        self._deadlines: Alarms[Entry] = Alarms(clock, clock.monotonic, self._past_deadline)
         self._abandoned: dict[Entry, None] = {}
         self._saving: set[asyncio.Task[None]] = set()
 
@@ -214,11 +214,15 @@ class Attempts:
         if entry.runner is runner and entry.phase is Phase.WORK:
             self._end(entry)
 
-    def _deadline(self, entry: Entry) -> None:
-        if entry.ending is None:
-            entry.ending = Ending.TIMEOUT
-            self._end(entry)
-            return
+    def _past_deadline(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.ending is None:
+                entry.ending = Ending.TIMEOUT
+                self._end(entry)
+            else:
+                self._abandon(entry)
+
+    def _abandon(self, entry: Entry) -> None:
         log.error(
             "a task does not end though it was cancelled; it is abandoned, and keeps its slot",
             extra=_told(entry.info) | {"seconds": self._grace},

@@ -206,10 +206,13 @@ class LaneScheduler(Scheduler):
         entry.lane.put(entry, due, now)
         self._pump(entry.lane)
 
-    def _ready(self, entry: Entry) -> None:
-        due = entry.info.next_retry_at or entry.info.due_at
-        entry.lane.put(entry, due, due)
-        self._pump(entry.lane)
+    def _ready(self, entries: Sequence[Entry]) -> None:
+        """Queues tasks whose time has come; only then, so that the right ones go first, some may begin."""
+        for entry in entries:
+            due = entry.info.next_retry_at or entry.info.due_at
+            entry.lane.put(entry, due, due)
+        for lane in self._lanes:
+            self._pump(lane)
 
     def _pump(self, lane: Lane) -> None:
         """Starts whoever has a slot now; called whenever somebody or a slot has come."""
