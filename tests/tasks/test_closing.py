@@ -222,7 +222,7 @@ def test_ctrl_c_in_a_task_ends_the_program() -> None:
             print("cleaning up", flush=True)
 
     async def main():
-        async with ConcurrentScheduler() as scheduler:
+        async with ConcurrentScheduler(deadline=0) as scheduler:
             await scheduler.schedule(Task("t", work, on_cancel=lambda info: print(info.status.value, flush=True)))
             await asyncio.Event().wait()
 

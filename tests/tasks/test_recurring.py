@@ -159,3 +159,22 @@ async def test_a_store_is_told_each_outcome_before_the_task_waits_again(
         ("running", 20),
     ]
     assert timedelta(seconds=10) == works.runs[-1].due_at - works.runs[0].due_at
+
+
+async def test_a_schedule_at_fault_ends_its_task_and_nothing_else(
+    started: Started, kind: Any, works: Works, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Faulty(Every):
+        def after(self, due: Any) -> Any:
+            raise ZeroDivisionError("a schedule's")
+
+    scheduler = await started(kind)
+    await scheduler.schedule(works.task("t", schedule=Faulty(10)))
+    await scheduler.schedule(works.task("u", schedule=Every(11)))
+    await clock.advance(10)
+    await works.end("t")
+    info = await scheduler.status("t")
+    assert (info.status, info.last_error, info.over) == (STATUS.FAILED, "ZeroDivisionError: a schedule's", True)
+    assert "cannot go on" in caplog.text
+    await clock.advance(1)
+    assert list(works.running) == ["u"]

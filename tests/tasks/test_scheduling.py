@@ -268,7 +268,7 @@ async def test_a_time_that_is_set_back_delays(started: Started, works: Works, cl
     assert works.order == ["t"]
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0}, {"grace": -1}, {"blocked_after": 0}])
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"deadline": -1}, {"grace": -1}, {"blocked_after": 0}])
 def test_a_scheduler_that_makes_no_sense_is_refused(kind: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="capacity"):
         kind(**options)

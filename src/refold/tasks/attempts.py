@@ -178,6 +178,14 @@ class Attempts:
         )
         await self._callbacks.tell(entry.task.on_cancel, entry.info)
 
+    async def broken(self, entry: Entry, error: Exception) -> None:
+        """Records that a task is over because its own schedule, or the scheduler, is at fault."""
+        now = self._clock.now()
+        ttl = timedelta(seconds=entry.task.ttl)
+        await self._change(
+            entry, status=TaskStatus.FAILED, finished_at=now, expires_at=now + ttl, last_error=told(error)
+        )
+
     async def _change(self, entry: Entry, **changes: Any) -> None:
         entry.info = replace(entry.info, **changes)
         await self._save(entry.info)

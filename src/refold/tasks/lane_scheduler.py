@@ -6,6 +6,7 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from random import Random
 from typing import Final, TypedDict
@@ -31,6 +32,9 @@ _LOOK: Final = 60.0
 _TURNS: Final = 64
 """Tasks after which others get a turn, so that scheduling or cancelling many does not block the event loop."""
 
+_current: ContextVar[Entry] = ContextVar("refold_task")
+"""The task that the code which asks is a part of: its work, or its callbacks."""
+
 log = logging.getLogger(__name__)
 
 
@@ -38,6 +42,7 @@ class Options(TypedDict, total=False):
     """What every scheduler takes; see `LaneScheduler`."""
 
     capacity: int
+    deadline: float
     grace: float
     blocked_after: float | None
     on_blocked: Callable[[BlockedLoop], None] | None
@@ -52,6 +57,7 @@ class LaneScheduler(Scheduler):
     Args:
         lanes: where tasks wait for a slot.
         capacity: how many tasks may wait and run together.
+        deadline: seconds that running attempts may go on when the scheduler closes.
         grace: seconds that a cancelled attempt may take to end, and a callback to return.
         blocked_after: seconds without a sign of life after which the event loop counts as blocked; None for no watch.
         on_blocked: called in the watchdog's thread when the event loop is blocked.
@@ -68,6 +74,7 @@ class LaneScheduler(Scheduler):
         lanes: Iterable[Lane],
         *,
         capacity: int = 100_000,
+        deadline: float = 10.0,
         grace: float = 10.0,
         blocked_after: float | None = 1.0,
         on_blocked: Callable[[BlockedLoop], None] | None = None,
@@ -75,12 +82,14 @@ class LaneScheduler(Scheduler):
         store: TaskStore | None = None,
         random: Random | None = None,
     ) -> None:
-        if capacity < 1 or grace < 0 or (blocked_after is not None and blocked_after <= 0):
+        if capacity < 1 or deadline < 0 or grace < 0 or (blocked_after is not None and blocked_after <= 0):
             raise ConfigurationError(
-                f"capacity={capacity} must be at least 1, grace={grace} at least 0, blocked_after={blocked_after} above 0"
+                f"capacity={capacity} must be at least 1, deadline={deadline} and grace={grace} at least 0, "
+                f"blocked_after={blocked_after} above 0"
             )
         self._lanes = tuple(lanes)
         self._capacity = capacity
+        self._deadline = deadline
         self._grace = grace
         self._clock = clock or SystemClock()
         self._store = store or MemoryTaskStore(self._clock)
@@ -99,6 +108,7 @@ class LaneScheduler(Scheduler):
     # -- What a user does --------------------------------------------------------------------------------------------
 
     async def schedule(self, task: Task) -> TaskInfo:
+        await self._turn()
         self._check_open()
         if task.id in self._entries:
             raise TaskExists(task.id)
@@ -107,7 +117,6 @@ class LaneScheduler(Scheduler):
         entry = self._entered(task)
         try:
             await self._store.save(entry.info)
-            await self._turn()
         except BaseException:
             self._forget(entry)
             raise
@@ -126,7 +135,7 @@ class LaneScheduler(Scheduler):
             entry.runner = asyncio.create_task(self._cancel_waiting(entry), name=f"refold cancel {task_id}")
         else:
             self._attempts.cancel(entry)
-        if entry.runner is not asyncio.current_task():
+        if _current.get(None) is not entry:  # else it would wait for itself
             await asyncio.wait([entry.left()])
         return entry.info
 
@@ -224,6 +233,7 @@ class LaneScheduler(Scheduler):
             )
 
     async def _run(self, entry: Entry) -> None:
+        _current.set(entry)
         again: datetime | None = None
         try:
             again = await self._attempts.run(entry)
@@ -231,6 +241,9 @@ class LaneScheduler(Scheduler):
                 again = None
                 if entry.phase is not Phase.OVER:
                     await self._attempts.cancelled(entry)
+        except Exception as error:
+            log.exception("a task cannot go on", extra={"task_id": entry.info.id, "task_type": entry.info.type})
+            await self._attempts.broken(entry, error)
         finally:
             entry.lane.release()
             if again is None:
@@ -246,9 +259,11 @@ class LaneScheduler(Scheduler):
         entry.lane.discard(entry)
 
     async def _cancel_waiting(self, entry: Entry) -> None:
+        before = _current.set(entry)
         try:
             await self._attempts.cancelled(entry)
         finally:
+            _current.reset(before)
             self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
@@ -275,8 +290,9 @@ class LaneScheduler(Scheduler):
 
     # -- Closing -----------------------------------------------------------------------------------------------------
 
-    async def close(self, deadline: float = 10.0) -> None:
+    async def close(self, deadline: float | None = None) -> None:
         if self._closing is None:
+            deadline = self._deadline if deadline is None else deadline
             self._closing = asyncio.create_task(self._close(deadline), name="refold scheduler closes")
         await asyncio.shield(self._closing)
 

@@ -38,7 +38,7 @@ class Scheduler(ABC):
 
         A waiting one never runs again. A running one gets a `asyncio.CancelledError` where it awaits; if it does not end
         within the grace, it is abandoned, which its info says. What it returns or raises from then on does not count. One
-        that is over stays as it is. A task that cancels itself is not waited for.
+        that is over stays as it is. A task that cancels itself, in its work or a callback, is not waited for.
 
         Raises:
             TaskNotFound: no such task is known.
@@ -82,14 +82,14 @@ class Scheduler(ABC):
         """Begins no further attempt until `start`. Attempts under way go on, tasks may be scheduled and cancelled."""
 
     @abstractmethod
-    async def close(self, deadline: float = 10.0) -> None:
+    async def close(self, deadline: float | None = None) -> None:
         """Takes no more tasks, cancels those that wait, lets those that run go on until the deadline, then cancels them.
 
         Every task that did not end well is told by its callback. Returns when all have ended, or were abandoned after the
         grace; closing again waits for the same.
 
         Args:
-            deadline: seconds that running attempts may go on.
+            deadline: seconds that running attempts may go on; None for what the scheduler was made with.
         """
 
     @property
