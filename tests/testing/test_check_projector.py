@@ -115,7 +115,9 @@ def test_a_failure_can_be_run_again_from_its_last_line(monkeypatch: pytest.Monke
     line = text.rpartition("to run it again: ")[2]
     names = {
         **{cls.__name__: cls for cls in (Orders, Placed, Paid, Shipped, Cancelled, Decimal, Schedule)},
-        **{"check_projector": check_projector, "happened": happened, "again": again},
+        "check_projector": check_projector,
+        "happened": happened,
+        "again": again,
     }
     with pytest.raises(AssertionError, match="has other views than a plain fold"):
         exec(line, names)
@@ -179,6 +181,7 @@ def test_payloads_come_from_their_classes(payload: type[Any]) -> None:
 
 def test_histories_have_duplicates_gaps_and_late_events() -> None:
     from hypothesis import find
+
     from refold.testing.history import events_of
 
     def versions(past: Any) -> list[int]:
