@@ -1,13 +1,12 @@
-"""What every store says of claims, checkpoints and dead letters in the same words."""
+"""What every store says of claims and checkpoints in the same words."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from refold.errors import ClaimHeld, ClaimLost, StoreError
-from refold.ports.letters import DeadLetter, LetterKind
 from refold.ports.live import Checkpoint
 from refold.stores.catalog import owner
 
@@ -16,10 +15,9 @@ __all__ = [
     "claim_lost",
     "epoch_moved",
     "highest_seen",
+    "letters_came",
     "new_owner",
     "not_claimed",
-    "printable",
-    "quarantining",
     "stands_at",
 ]
 
@@ -85,18 +83,16 @@ def epoch_moved(projection: str, expected: int, found: int | None) -> ClaimLost:
     )
 
 
+def letters_came(projection: str, key: str) -> ClaimLost:
+    """The error where a quarantine was to be lifted, and events were parked meanwhile."""
+    return ClaimLost(
+        f"projection {projection!r}: dead letters of view {key!r} came since they were read; nothing was written, try again"
+    )
+
+
 def not_claimed(projection: str) -> StoreError:
     """The error where a projection was not claimed."""
     return StoreError(f"projection {projection!r} is not claimed here: take it first")
-
-
-def quarantining(letters: Sequence[DeadLetter]) -> dict[str, DeadLetter]:
-    """The first failed letter of every key: what quarantines it."""
-    first: dict[str, DeadLetter] = {}
-    for letter in letters:
-        if letter.kind is LetterKind.FAILED and letter.key:
-            first.setdefault(letter.key, letter)
-    return first
 
 
 def highest_seen(seen: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], int]:
@@ -106,11 +102,6 @@ def highest_seen(seen: Iterable[tuple[str, str, int]]) -> dict[tuple[str, str], 
         key = (kind, aggregate)
         highest[key] = max(version, highest.get(key, version))
     return highest
-
-
-def printable(text: str) -> str:
-    """Text that every database takes: without NUL and lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _time(time: datetime | None) -> str:

@@ -48,7 +48,7 @@ class MemoryClaims(Claims):
         if generation is None or generation.checkpoint.version != version:
             return None
         found, now = generation.checkpoint, self._store.now()
-        fresh = found.renewed is not None and now - found.renewed <= self._lease
+        fresh = found.renewed is not None and now - found.renewed < self._lease
         lives = found.owner is not None and self._store.lives(projection, found.owner)
         if found.owner != self._owner and lives and fresh:
             raise claim_held(found)

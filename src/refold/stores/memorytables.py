@@ -12,7 +12,8 @@ from refold.errors import StoreError
 from refold.ports.letters import DeadLetter
 from refold.ports.live import Changes, Checkpoint, Quarantined, Status, Wanted
 from refold.stores.catalog import compare_columns, describe
-from refold.stores.claiming import highest_seen, quarantining
+from refold.stores.claiming import highest_seen
+from refold.stores.letters import quarantining
 from refold.stores.names import generation_table
 from refold.view import Row, ViewSchema
 
