@@ -25,6 +25,22 @@ class Store(Enum):
     MEMORY = "memory"
 
 
+class LiveStore(Enum):
+    """Databases that other processes can look into."""
+
+    POSTGRESQL = "postgresql"
+    SQLITE = "sqlite"
+
+
+class LivePart(Enum):
+    """What there is to measure of live running."""
+
+    BACKLOG = "backlog"
+    LATENCY = "latency"
+    MANY = "many"
+    MEMORY = "memory"
+
+
 class Skew(Enum):
     """How a benchmark's events are spread over aggregates."""
 
@@ -38,6 +54,7 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     cli.command("import")(import_file)
     cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
+    bench.command("live")(bench_live)
 
 
 def exit_with(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
@@ -146,6 +163,46 @@ def bench_rebuild(
             seed=seed,
             peers=peers,
             trace=trace,
+            as_json=as_json,
+        )
+    )
+
+
+def bench_live(
+    store: Annotated[
+        LiveStore,
+        typer.Option(
+            help="Where the views go; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = LiveStore.POSTGRESQL,
+    only: Annotated[
+        list[LivePart] | None, typer.Option(help="What to measure; again for more. All but memory by default.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure memory too, which takes minutes.")] = False,
+    events: Annotated[int, typer.Option(min=1, help="Events of the backlog, and of the rebuild before it.")] = 500_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 50_000,
+    rate: Annotated[int, typer.Option(min=200, help="Events a second of the steady publishing.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=1, help="How long it lasts.")] = 20.0,
+    events_many: Annotated[int, typer.Option(min=1, help="Events that many projections take up.")] = 200_000,
+    events_memory: Annotated[int, typer.Option(min=1, help="Events over which memory is looked at.")] = 2_000_000,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure live running: a backlog, how soon views show an event, many projections, memory."""
+    from refold.bench.live.run import run_live_bench
+
+    parts = {part.value for part in only or set(LivePart) - {LivePart.MEMORY}} | ({"memory"} if memory else set())
+    exit_with(
+        run_live_bench(
+            store=store.value,
+            parts=parts,
+            events=events,
+            aggregates=aggregates,
+            rate=rate,
+            seconds=seconds,
+            events_many=events_many,
+            events_memory=events_memory,
+            seed=seed,
             as_json=as_json,
         )
     )
