@@ -9,7 +9,7 @@ from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
 from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
-from refold.engine.live.status import Building, ProjectionStatus
+from refold.engine.live.status import BuildingStatus, ProjectionStatus
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy, Fault, Retry
 from refold.engine.projector import AggregateProjector, Projector, on
@@ -47,7 +47,7 @@ __all__ = [
     "AggregateProjector",
     "App",
     "BatchApplied",
-    "Building",
+    "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
