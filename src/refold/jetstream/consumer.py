@@ -108,7 +108,8 @@ class Consumer:
         self._denial: asyncio.Task[None] | None = None
 
     async def open(self, wanted: EventFilter, last: int, until: int) -> None:
-        """Makes the consumer and the subscription that it sends to."""
+        """Makes the consumer and the subscription that it sends to. The connection is not made again when it is lost."""
+        self._client.options["allow_reconnect"] = False
         config = self._config(wanted, last)
         created = await self._create_filtered(config, last, until) if self._selection.subjects else None
         if created is None:
@@ -178,7 +179,9 @@ class Consumer:
         if self._denial is not None:
             self._denial.cancel()
             await asyncio.wait([self._denial])
-        if self._name and not self._deaf and self._client.is_connected:
+        if self._deaf and isinstance(self._client, NatsConnection):
+            self._client.deaf = True
+        elif self._name and self._client.is_connected:
             with suppress(StreamError, TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS):
                     await self._api.delete_consumer(self._stream, self._name)
