@@ -8,7 +8,8 @@ from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
-from refold.engine.live.status import ProjectionStatus
+from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
+from refold.engine.live.status import BuildingStatus, ProjectionStatus
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy, Fault, Retry
 from refold.engine.projector import AggregateProjector, Projector, on
@@ -45,6 +46,8 @@ __all__ = [
     "AggregateIndexer",
     "AggregateProjector",
     "App",
+    "BatchApplied",
+    "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
@@ -63,9 +66,11 @@ __all__ = [
     "FullProjectionTask",
     "GenerationWriter",
     "GoCodec",
+    "Hook",
     "Index",
     "JsonCodec",
     "LetterKind",
+    "LiveEvent",
     "LiveLimits",
     "NewEvent",
     "Order",
@@ -75,11 +80,14 @@ __all__ = [
     "ProjectionStatus",
     "Projector",
     "PublishAck",
+    "Quarantine",
     "RebuildLimits",
     "RebuildResult",
     "Retry",
+    "Retrying",
     "Settings",
     "Snapshot",
+    "StateChanged",
     "Status",
     "StreamPublisher",
     "StreamReader",

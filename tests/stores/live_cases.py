@@ -92,10 +92,10 @@ class LiveCases:
         version = options.pop("version", 1)
         letters = options.pop("letters", ())
         for name in names or ("one",):
-            writer = await store.begin_generation(schema, app=APP, name=name, version=version)
-            await writer.insert(rows or [])
-            await writer.record(letters)
-            await writer.publish(stream="S", created="c", fingerprint="f", **{"position": 5, **options})
+            async with await store.begin_generation(schema, app=APP, name=name, version=version) as writer:
+                await writer.insert(rows or [])
+                await writer.record(letters)
+                await writer.publish(stream="S", created="c", fingerprint="f", **{"position": 5, **options})
 
     @asynccontextmanager
     async def running(self, store: Database, *names: str, schema: Any = SIMPLE) -> AsyncIterator[tuple[Claims, Any]]:
