@@ -19,7 +19,7 @@ from refold import EventFilter
 from refold.embedded import EmbeddedNats
 from refold.errors import ContinuityError, NatsUnavailable, StreamError
 from refold.jetstream import consumer, follow
-from refold.jetstream.api import JetStreamApi
+from refold.jetstream.api import ClusterInfo, JetStreamApi, StreamInfo
 from refold.jetstream.connection import NatsSettings, connected
 from refold.jetstream.frames import _PythonParser
 from refold.jetstream.replies import parse_reply
@@ -300,3 +300,28 @@ async def test_the_later_form_of_reply_subjects(own_nats: Callable[..., Embedded
                 await reading.reaches(51)
         assert b"$JS.ACK._." in proxy.seen_by_client
         assert (reading.positions, reading.interruptions) == (list(range(1, 52)), [])
+
+
+async def test_what_a_new_leader_says_counts_for_nothing(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may not have had all messages yet when it was asked for those after the last one."""
+    info, leaders = JetStreamApi.stream_info, ["a"]
+    changing = False
+
+    async def led(self: JetStreamApi, *args: Any) -> StreamInfo:
+        told = await info(self, *args)
+        leaders.append("ab"[len(leaders) % 2] if changing else "a")
+        return StreamInfo(told.config, told.created, told.state, told.ts, ClusterInfo(leaders[-1]))
+
+    monkeypatch.setattr(follow, "_QUIET", 0.01)
+    monkeypatch.setattr(JetStreamApi, "stream_info", led)
+    wanted = EventFilter(aggregate_types=frozenset(["order"]))
+    async with following(source_of(stream), wanted=wanted) as reading:
+        await reading.until(lambda: reading.begun)
+        changing = True
+        await publish(stream, "parcel.1.lost")
+        asked = len(leaders)
+        await reading.until(lambda: len(leaders) > asked + 20)
+        assert reading.last == 0
+        changing = False
+        await reading.reaches(1)
+    assert reading.interruptions == []
