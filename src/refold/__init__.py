@@ -7,27 +7,37 @@ from refold.clock import Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
+from refold.engine.live.group import LiveLimits
+from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
+from refold.engine.live.status import BuildingStatus, ProjectionStatus
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
-from refold.engine.policy import ErrorPolicy, Fault
+from refold.engine.policy import ErrorPolicy, Fault, Retry
 from refold.engine.projector import AggregateProjector, Projector, on
 from refold.engine.spec import DELETE
 from refold.event import DomainEvent, EventType, NewEvent, event
 from refold.filters import EventFilter
 from refold.ports import (
     AggregateIndexer,
+    Checkpoint,
     Codec,
     Condition,
+    DeadLetter,
     EventReader,
     EventSource,
     GenerationWriter,
+    LetterKind,
     Order,
     Page,
     PublishAck,
+    Snapshot,
+    Status,
     StreamPublisher,
     StreamReader,
     ViewRepository,
     ViewStore,
+    Wanted,
 )
+from refold.running import run
 from refold.subjects import SubjectScheme
 from refold.view import Index, View
 
@@ -36,10 +46,14 @@ __all__ = [
     "AggregateIndexer",
     "AggregateProjector",
     "App",
+    "BatchApplied",
+    "BuildingStatus",
+    "Checkpoint",
     "Clock",
     "CloudEventsCodec",
     "Codec",
     "Condition",
+    "DeadLetter",
     "DomainEvent",
     "ErrorPolicy",
     "EventFilter",
@@ -52,18 +66,29 @@ __all__ = [
     "FullProjectionTask",
     "GenerationWriter",
     "GoCodec",
+    "Hook",
     "Index",
     "JsonCodec",
+    "LetterKind",
+    "LiveEvent",
+    "LiveLimits",
     "NewEvent",
     "Order",
     "Page",
     "Progress",
     "ProgressHook",
+    "ProjectionStatus",
     "Projector",
     "PublishAck",
+    "Quarantine",
     "RebuildLimits",
     "RebuildResult",
+    "Retry",
+    "Retrying",
     "Settings",
+    "Snapshot",
+    "StateChanged",
+    "Status",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
@@ -71,6 +96,8 @@ __all__ = [
     "View",
     "ViewRepository",
     "ViewStore",
+    "Wanted",
     "event",
     "on",
+    "run",
 ]

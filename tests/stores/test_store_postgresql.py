@@ -1,13 +1,15 @@
-"""The contract of view stores, kept by postgresql."""
+"""The contracts of view stores and of live running, kept by PostgreSQL."""
 
 from __future__ import annotations
 
 import pytest
+from live_cases import EVERYTHING, Everything, LiveCases
 from store_cases import SCHEMA, StoreCases, Thing
 
 from refold import ViewStore
 from refold.errors import RowRefused, StoreError
 from refold.stores.postgresql import PostgresStore
+from refold.view import Row
 
 
 class TestStore(StoreCases):
@@ -41,3 +43,15 @@ class TestStore(StoreCases):
             await writer.insert([rows[0], rows[2]])
             await self.publish(writer)
         assert await store.repository(SCHEMA, "shown").count() == 2
+
+
+class TestLive(LiveCases):
+    @pytest.fixture
+    def url(self, postgres_url: str) -> str:
+        return postgres_url
+
+    def bad_row(self) -> Row:
+        """PostgreSQL parses JSON, and its stack ends where nobody else's does."""
+        row = EVERYTHING.freeze(Everything("bad"))
+        at = EVERYTHING.names.index("tags")
+        return (*row[:at], "[" * 200_000 + "]" * 200_000, *row[at + 1 :])
