@@ -94,7 +94,7 @@ class Building:
 
     async def _built(self, seat: Seat, result: RebuildResult) -> None:
         if result.published:
-            seat.is_built()
+            seat.is_building = False  # how it stands then, tells the checkpoint, which is read next
             seat.failures = 0
             seat.apart = None
         else:

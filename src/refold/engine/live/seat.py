@@ -218,9 +218,9 @@ class Seat:
         self._notice()
 
     def fault(self, reason: str) -> None:
-        """It cannot go on without help."""
+        """It cannot go on without help: an order, which is noticed as a change of its checkpoint."""
         log.error("a projection stopped", extra={"projection": self.name, "position": self.position, "reason": reason})
-        self._fault = reason
+        self._fault, self.is_stale = reason, False
         self._notice()
 
     def wait_for(self, seconds: float, reason: str) -> None:
