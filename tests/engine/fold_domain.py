@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from refold import DELETE, DomainEvent, JsonCodec, Projector, View, event, on
-from refold.errors import StreamReplaced
+from refold.errors import NatsUnavailable, StreamReplaced
 from refold.ports import EventSource, RawBatch, RawMessage, StreamIdentity, StreamState, anchor_of
 from refold.subjects import SubjectScheme
 
@@ -156,6 +156,8 @@ class ListSource(EventSource):
         self.raw = raw or {}
         self.reads = 0
         self.missing: Exception | None = None
+        self.stateless = 0  # so often the server does not answer
+        self.gate: asyncio.Event | None = None  # which rebuilds wait for
         self._interruption: Exception | None = None
         self._more = asyncio.Event()
 
@@ -172,11 +174,16 @@ class ListSource(EventSource):
     async def state(self) -> StreamState:
         if self.missing is not None:
             raise self.missing
+        if self.stateless:
+            self.stateless -= 1
+            raise NatsUnavailable("it does not answer")
         return StreamState("list", self.created, 1, len(self.events), len(self.events))
 
     async def batches(self, wanted: Any, *, until: int) -> Any:
         self.reads += 1
         for start in range((wanted.start_position or 1) - 1, until, self.batch):
+            if self.gate is not None:
+                await self.gate.wait()
             part = self.events[start : min(start + self.batch, until)]
             yield RawBatch(list(map(self._message, part)), part[-1].position)
 

@@ -110,10 +110,11 @@ class Building:
             "a rebuild was not put in place; readers go on with what they have",
             extra={"projection": seat.name, "reason": reason},
         )
-        seat.is_built(reason)
         if seat.checkpoint is None:
+            seat.is_building = False
             seat.fault(reason)
         else:
+            seat.is_built(reason)
             await self._clear_order(seat)
 
     async def _clear_order(self, seat: Seat) -> None:
