@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refold.app import App
-from refold.clock import Clock, SystemClock
+from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
@@ -29,32 +29,55 @@ from refold.ports import (
     ViewStore,
 )
 from refold.subjects import SubjectScheme
+from refold.tasks import (
+    At,
+    Backoff,
+    ConcurrentScheduler,
+    Cron,
+    Every,
+    HybridScheduler,
+    Now,
+    Run,
+    Scheduler,
+    SequentialScheduler,
+    Task,
+    TaskInfo,
+    TaskStatus,
+)
 from refold.view import Index, View
 
 __all__ = [
     "DELETE",
     "AggregateIndexer",
     "AggregateProjector",
+    "AlarmClock",
     "App",
+    "At",
+    "Backoff",
     "Clock",
     "CloudEventsCodec",
     "Codec",
+    "ConcurrentScheduler",
     "Condition",
+    "Cron",
     "DomainEvent",
     "ErrorPolicy",
     "EventFilter",
     "EventReader",
     "EventSource",
     "EventType",
+    "Every",
     "Fault",
     "FullProjection",
     "FullProjectionResult",
     "FullProjectionTask",
     "GenerationWriter",
     "GoCodec",
+    "HybridScheduler",
     "Index",
     "JsonCodec",
     "NewEvent",
+    "Now",
     "Order",
     "Page",
     "Progress",
@@ -63,11 +86,17 @@ __all__ = [
     "PublishAck",
     "RebuildLimits",
     "RebuildResult",
+    "Run",
+    "Scheduler",
+    "SequentialScheduler",
     "Settings",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
     "SystemClock",
+    "Task",
+    "TaskInfo",
+    "TaskStatus",
     "View",
     "ViewRepository",
     "ViewStore",
