@@ -250,7 +250,7 @@ class LaneScheduler(Scheduler):
                 self._forget(entry)
             else:
                 self._wait(entry, again)
-            self._pump(entry.lane)
+            pass
 
     def _withdraw(self, entry: Entry) -> None:
         """Lets a task wait no longer."""
