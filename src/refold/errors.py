@@ -16,15 +16,22 @@
     │   ├── NotPermitted
     │   ├── StreamNotFound
     │   ├── ContinuityError
+    │   ├── StreamReplaced
+    │   ├── EventsExpired
     │   └── PublishError
     │       ├── VersionConflict
     │       └── AtomicPublishUnsupported
     ├── StoreError                  the database
     │   ├── StoreUnavailable
-    │   └── SchemaMismatch
+    │   ├── StoreBusy
+    │   ├── SchemaMismatch
+    │   ├── ProjectionStoreError
+    │   ├── ClaimHeld
+    │   └── ClaimLost
     ├── RebuildError
     │   ├── RebuildHalted
     │   └── RebuildIncomplete
+    ├── WaitTimeout                 views did not reach a position in time
     └── TaskError
         ├── SchedulerClosed
         ├── SchedulerFull
@@ -39,18 +46,24 @@ the driver is called, ``from`` their cause.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "AtomicPublishUnsupported",
+    "ClaimHeld",
+    "ClaimLost",
     "ConfigurationError",
     "ContinuityError",
     "DefinitionError",
     "EventError",
+    "EventsExpired",
     "HandlerError",
     "IdentityMismatch",
     "JetStreamUnavailable",
     "NatsUnavailable",
     "NotPermitted",
     "ProjectionError",
+    "ProjectionStoreError",
     "PublishError",
     "RebuildError",
     "RebuildHalted",
@@ -60,10 +73,12 @@ __all__ = [
     "SchedulerClosed",
     "SchedulerFull",
     "SchemaMismatch",
+    "StoreBusy",
     "StoreError",
     "StoreUnavailable",
     "StreamError",
     "StreamNotFound",
+    "StreamReplaced",
     "SubjectError",
     "TaskError",
     "TaskExists",
@@ -72,6 +87,8 @@ __all__ = [
     "TaskTimedOut",
     "UndecodableEvent",
     "VersionConflict",
+    "WaitTimeout",
+    "printable",
     "told",
 ]
 
@@ -166,6 +183,14 @@ class ContinuityError(StreamError):
     """A message is missing, repeated or out of order between the server and this reader."""
 
 
+class StreamReplaced(StreamError):
+    """Another stream is in the place of the one that a projection has read, or it lost its end: views must be rebuilt."""
+
+
+class EventsExpired(StreamError):
+    """Events that a projection has not read are gone from its stream."""
+
+
 class PublishError(StreamError):
     """An event was not stored."""
 
@@ -203,6 +228,42 @@ class StoreUnavailable(StoreError):
     """No connection to the database: check the URL, the server and the credentials."""
 
 
+class StoreBusy(StoreError):
+    """The database put the transaction off (a deadlock, a lock held for too long, a conflict): try again."""
+
+
+class ProjectionStoreError(StoreError):
+    """The database could not do what was asked for one projection; others are well.
+
+    Args:
+        message: what happened and what to do.
+        projection: the projection's name.
+    """
+
+    def __init__(self, message: str, *, projection: str) -> None:
+        super().__init__(message)
+        self.projection = projection
+
+
+class ClaimHeld(StoreError):
+    """Another process runs this projection.
+
+    Args:
+        message: who, since when, and what to do.
+        projection: the projection's name.
+        owner: who holds it.
+    """
+
+    def __init__(self, message: str, *, projection: str, owner: str) -> None:
+        super().__init__(message)
+        self.projection = projection
+        self.owner = owner
+
+
+class ClaimLost(StoreError):
+    """A projection is no longer this process's to write, or not in the way that it thought; nothing was written."""
+
+
 class SchemaMismatch(StoreError):
     """A view class and its table differ.
 
@@ -219,7 +280,16 @@ class SchemaMismatch(StoreError):
 
 
 class RebuildError(RefoldError):
-    """A rebuild did not end with new views; readers still see the old ones."""
+    """A rebuild did not end with new views; readers still see the old ones.
+
+    Args:
+        message: what happened and what to do.
+        projection: whom it concerns, where it concerns one alone.
+    """
+
+    def __init__(self, message: str, *, projection: str = "") -> None:
+        super().__init__(message)
+        self.projection = projection
 
 
 class RebuildHalted(RebuildError):
@@ -228,6 +298,19 @@ class RebuildHalted(RebuildError):
 
 class RebuildIncomplete(RebuildError):
     """Events were skipped or parked, so the new views were not put in place."""
+
+
+class WaitTimeout(RefoldError, TimeoutError):
+    """Views did not reach a position in time.
+
+    Args:
+        message: which, and how far they are.
+        positions: how far each projection is; one that has no views is left out.
+    """
+
+    def __init__(self, message: str, positions: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.positions = positions
 
 
 class TaskError(RefoldError):
@@ -291,10 +374,10 @@ def told(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 (a user's exception may do anything)
         text = "(without a text)"
-    return f"{type(error).__name__}: {_printable(text)}"[:500]
+    return f"{type(error).__name__}: {printable(text)}"[:500]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A text whose control characters, line breaks and lone surrogates are escaped."""
     if text.isprintable():
         return text

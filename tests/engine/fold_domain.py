@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import msgspec
 
 from refold import DELETE, DomainEvent, JsonCodec, Projector, View, event, on
-from refold.ports import EventSource, RawBatch, StreamState
+from refold.errors import StreamReplaced
+from refold.ports import EventSource, RawBatch, RawMessage, StreamIdentity, StreamState, anchor_of
 from refold.subjects import SubjectScheme
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -144,25 +146,50 @@ def shown(view: Total) -> dict[str, Any]:
 
 
 class ListSource(EventSource):
-    """A stream that is a list of messages, given in batches of any size."""
+    """A stream that is a list of messages, given in batches of any size; `append` lets more come to those who follow it."""
+
+    created = "2026-01-01T00:00:00Z"
 
     def __init__(self, events: list[DomainEvent[Any]], batch: int = 3, raw: dict[int, bytes] | None = None) -> None:
         self.events = events
         self.batch = batch
         self.raw = raw or {}
         self.reads = 0
+        self._more = asyncio.Event()
+
+    def append(self, *events: DomainEvent[Any]) -> None:
+        self.events += events
+        self._more.set()
+        self._more = asyncio.Event()
 
     async def state(self) -> StreamState:
-        return StreamState("list", "2026-01-01T00:00:00Z", 1, len(self.events), len(self.events))
+        return StreamState("list", self.created, 1, len(self.events), len(self.events))
 
     async def batches(self, wanted: Any, *, until: int) -> Any:
         self.reads += 1
-        codec, scheme = JsonCodec(), SubjectScheme()
-        for start in range(0, until, self.batch):
+        for start in range((wanted.start_position or 1) - 1, until, self.batch):
             part = self.events[start : min(start + self.batch, until)]
-            bodies = [self.raw.get(e.position) or codec.encode(e)[0] for e in part]
-            messages = [
-                (*map(scheme.encode, (e.aggregate_type, e.aggregate_id, e.type)), e.position, None, body)
-                for e, body in zip(part, bodies, strict=True)
-            ]
-            yield RawBatch(messages, part[-1].position)
+            yield RawBatch(list(map(self._message, part)), part[-1].position)
+
+    async def follow(
+        self, wanted: Any, identity: StreamIdentity, *, name: str = "", accept_expired: bool = False
+    ) -> Any:
+        """Ends each time that all has been given with a batch without messages, then waits for more."""
+        self.reads += 1
+        if identity.created != self.created:
+            raise StreamReplaced(f"expected {identity.created}, found {self.created}")
+        last = identity.position
+        while True:
+            more = self._more
+            while part := self.events[last : last + self.batch]:
+                last = part[-1].position
+                yield RawBatch(list(map(self._message, part)), last, len(self.events) - last)
+            yield RawBatch((), last)
+            await more.wait()
+
+    async def anchor(self, position: int) -> str | None:
+        return anchor_of(self._message(self.events[position - 1])) if 0 < position <= len(self.events) else None
+
+    def _message(self, e: DomainEvent[Any]) -> RawMessage:
+        kind, aggregate_id, name = map(SubjectScheme().encode, (e.aggregate_type, e.aggregate_id, e.type))
+        return kind, aggregate_id, name, e.position, None, self.raw.get(e.position) or JsonCodec().encode(e)[0]

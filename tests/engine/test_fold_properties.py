@@ -16,6 +16,7 @@ from plain_fold import PROJECTORS, RIGHT, WRONG, Changed, Outcome, OwnThings, Th
 
 from refold import DomainEvent, ErrorPolicy, JsonCodec, RebuildLimits, SubjectScheme
 from refold.engine.outcome import RebuildResult
+from refold.engine.policy import ErrorPolicies
 from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted
 from refold.ports import ViewStore
@@ -69,7 +70,7 @@ def events_of(history: Sequence[Any]) -> list[DomainEvent[Any]]:
 async def rebuilt(
     store: ViewStore, events: list[DomainEvent[Any]], batch: int, limits: RebuildLimits, policy: ErrorPolicy
 ) -> list[RebuildResult]:
-    policies = {projector.spec.name: policy for projector in PROJECTORS}
+    policies = {projector.spec.name: ErrorPolicies(policy) for projector in PROJECTORS}
     source = ListSource(events, batch)
     rebuild = Rebuild(source, store, JsonCodec(), SubjectScheme(), app="t", limits=limits, policies=policies)
     return await rebuild.run([projector() for projector in PROJECTORS], accept_incomplete=True)

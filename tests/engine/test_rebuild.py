@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from refold import DomainEvent, ErrorPolicy, JsonCodec, RebuildLimits, SubjectScheme
 from refold.engine.outcome import RebuildResult
+from refold.engine.policy import ErrorPolicies
 from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted
 from refold.stores.memory import MemoryStore
@@ -54,7 +55,7 @@ async def rebuilt(
     source: ListSource, *, limits: RebuildLimits | None = None, policy: ErrorPolicy | None = None
 ) -> tuple[list[RebuildResult], dict[str, Total], dict[str, Tags]]:
     store = MemoryStore()
-    policies = {"totals": policy} if policy else {}
+    policies = {"totals": ErrorPolicies(policy)} if policy else {}
     rebuild = Rebuild(source, store, JsonCodec(), SubjectScheme(), app="t", limits=limits, policies=policies)
     results = await rebuild.run([Totals(), ByTag()], accept_incomplete=True)
     totals = {v.id: v for v in await store.repository(ViewSchema.of(Total), "totals").find_all()}

@@ -10,7 +10,7 @@ from fold_domain import Added, ListSource, Noted, Total, Totals, make, plain_tot
 
 from refold import JsonCodec, RebuildLimits, SubjectScheme
 from refold.engine.outcome import RebuildResult
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.rebuild import Rebuild
 from refold.errors import RebuildHalted, RowRefused, StoreError
 from refold.ports import GenerationWriter
@@ -67,7 +67,9 @@ LIMITS = [RebuildLimits(), RebuildLimits(hot_views=1, packed_bytes=0, chunk_rows
 
 async def rebuilt(store: MemoryStore, limits: RebuildLimits, policy: ErrorPolicy) -> RebuildResult:
     source = ListSource(EVENTS, batch=1)
-    rebuild = Rebuild(source, store, JsonCodec(), SubjectScheme(), app="t", limits=limits, policies={"totals": policy})
+    rebuild = Rebuild(
+        source, store, JsonCodec(), SubjectScheme(), app="t", limits=limits, policies={"totals": ErrorPolicies(policy)}
+    )
     (result,) = await rebuild.run([Totals()], accept_incomplete=True)
     return result
 

@@ -12,7 +12,7 @@ import pytest
 from refold import EventFilter, SubjectScheme
 from refold.embedded import EmbeddedNats
 from refold.errors import StreamNotFound
-from refold.jetstream import bulk
+from refold.jetstream import consumer
 from refold.jetstream.api import JetStreamApi
 from refold.jetstream.bulk import BulkLimits, JetStreamSource
 from refold.jetstream.connection import NatsSettings, connected
@@ -85,7 +85,7 @@ async def test_the_public_path_where_the_hook_does_not_fit(
     def refuse(*_: object) -> None:
         raise HookUnavailable("another release")
 
-    monkeypatch.setattr(bulk, "install", refuse)
+    monkeypatch.setattr(consumer, "install", refuse)
     await fill(nats.url, stream_name, 500)
     assert await read(source_of(nats.url, stream_name, messages=90)) == list(range(1, 501))
     assert "slow public path" in caplog.text

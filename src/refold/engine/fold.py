@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import Counts, ErrorPolicy, Fault
+from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.engine.step import Step, own_step
-from refold.errors import HandlerError, RowRefused, told
+from refold.errors import HandlerError, RowRefused, UndecodableEvent, told
 from refold.event import DomainEvent
 from refold.view import Kind, Row, View, ViewSchema
 
@@ -56,11 +56,15 @@ class Fold(Generic[V]):
         careful: copy before each event, check after.
         only: fold these keys alone; None for all.
         raising: let a handler's exception through, as it is.
-        policy: what to do about events that fail, instead of what the projector says.
+        policies: what to do about events that fail, instead of what the projector says.
+        cache: keeps the views, instead of one made for `capacity`.
+        seen: keeps the versions of `seen`, instead of a dictionary.
+        held: keys of views that stay as they are: their events are parked by a careful fold, and trouble for another.
 
     Attributes:
         troubled: keys to be folded again carefully.
         faults: the first `KEPT_FAULTS` records of what could not be used.
+        recent: records that nobody has taken yet; whoever feeds the fold empties it.
         counts: how many there were in all.
         deferred: events whose views must be read from the database before they can be folded.
         stored: keys of cached views that the database has a row of.
@@ -68,7 +72,8 @@ class Fold(Generic[V]):
         seen: highest version handled, by (aggregate type, aggregate id), where no row tells it.
         spilled: whether the database has rows that are not in memory, so that a view not found here may be there. A
             careful fold stays in memory.
-        careful: as given.
+        careful, policies: as given.
+        held: keys of views that stay as they are; a careful fold adds those that it quarantines.
     """
 
     def __init__(
@@ -79,24 +84,28 @@ class Fold(Generic[V]):
         careful: bool = False,
         only: Collection[str] | None = None,
         raising: bool = False,
-        policy: ErrorPolicy | None = None,
+        policies: ErrorPolicies | None = None,
+        cache: ViewCache[V] | None = None,
+        seen: MutableMapping[tuple[str, str], int] | None = None,
+        held: Iterable[str] = (),
     ) -> None:
         self.spec: ProjectorSpec[V] = projector.spec
-        self.cache: ViewCache[V] = ViewCache(self.spec.schema, capacity)
+        self.cache: ViewCache[V] = ViewCache(self.spec.schema, capacity) if cache is None else cache
         self.counts = Counts()
         self.faults: list[Fault] = []
+        self.recent: list[Fault] = []
         self.troubled: set[str] = set()
         self.deferred: list[Deferred] = []
         self.stored: set[str] = set()
         self.deleted: set[str] = set()
-        self.seen: dict[tuple[str, str], int] = {}
+        self.seen: MutableMapping[tuple[str, str], int] = {} if seen is None else seen
         self.spilled = False
         self.careful = careful
-        self.policy = policy or projector.spec.policy
+        self.held = set(held)
+        self.policies = policies or projector.spec.policies
         self._projector = projector
         self._only = only
         self._raising = raising
-        self._quarantined: set[str] = set()
         self._schema: ViewSchema[V] = self.spec.schema
         self._nested = any(column.kind is Kind.JSON for column in self._schema.columns)
         whole = only is None and not self.spec.keyed
@@ -122,14 +131,19 @@ class Fold(Generic[V]):
         if step is not None and (wanted is None or event.aggregate_type in wanted):
             step(event)
 
-    def unreadable(self, position: int, subject: str, reason: str) -> None:
-        """Records an event that could not be decoded, so that no view can be told.
+    def unreadable(self, position: int, subject: str, reason: str, cause: Exception | None = None) -> None:
+        """Records an event of which no view can be told, as one that could not be decoded.
 
         Raises:
             HandlerError: the policy says halt.
         """
         if self._only is None:
-            self._record(Fault(self.spec.name, position, subject, None, reason))
+            policy = self.policy(UndecodableEvent if cause is None else type(cause), position)
+            self._record(Fault(self.spec.name, position, subject, None, reason, policy=policy), cause)
+
+    def policy(self, kind: type[Exception], position: int) -> ErrorPolicy:
+        """What to do about a type of exception at a position."""
+        return self.policies.policy(kind)
 
     def view(self, key: str) -> V | None:
         """A view in memory, by key."""
@@ -175,7 +189,7 @@ class Fold(Generic[V]):
 
         def step(event: DomainEvent[Any]) -> None:
             for key in self._admitted_keys(event, route):
-                if key in self._quarantined:
+                if key in self.held:
                     self._record(_fault(self.spec, key, event, "follows a failed event of this view", parked=True))
                     continue
                 before = self.cache.get(key)
@@ -195,7 +209,7 @@ class Fold(Generic[V]):
             try:
                 wanted = predicate(event)
             except Exception as error:  # noqa: BLE001
-                self.unreadable(event.position, "", f"predicate raised {told(error)}")
+                self.unreadable(event.position, "", f"predicate raised {told(error)}", error)
                 return
             if wanted:
                 step(event)
@@ -225,7 +239,7 @@ class Fold(Generic[V]):
         try:
             keys = (route.key(event),) if route.key else _several(route.keys(event))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001
-            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {told(error)}")
+            self.unreadable(event.position, "", f"key of {event.type} cannot be told: {told(error)}", error)
             return ()
         if not all(isinstance(key, str) and key for key in keys):
             self.unreadable(
@@ -243,6 +257,8 @@ class Fold(Generic[V]):
         view = self.cache.recall(key)
         if view is not None:
             return view
+        if key in self.held:
+            self.troubled.add(key)
         if key in self.troubled:
             return None
         if self.spilled:
@@ -311,9 +327,10 @@ class Fold(Generic[V]):
                 self.cache.pack(changed)
         except Exception as error:  # noqa: BLE001
             self._restore(key, before)
-            self._record(_fault(self.spec, key, event, _reason(route, error)), error)
-            if self.policy is ErrorPolicy.QUARANTINE:
-                self._quarantined.add(key)
+            policy = self.policy(_kind(error), event.position)
+            self._record(_fault(self.spec, key, event, _reason(route, error), policy=policy), error)
+            if policy is ErrorPolicy.QUARANTINE:
+                self.held.add(key)
 
     def _restore(self, key: str, before: bytes | None) -> None:
         self.cache.drop(key)
@@ -325,9 +342,10 @@ class Fold(Generic[V]):
     def _failed(self, key: str, event: DomainEvent[Any], error: Exception) -> None:
         if self._raising:
             raise error
-        if self.policy is ErrorPolicy.HALT:
+        policy = self.policy(_kind(error), event.position)
+        if policy is ErrorPolicy.HALT:
             route = self.spec.routes[event.type]
-            self._record(_fault(self.spec, key, event, _reason(route, error)), error)
+            self._record(_fault(self.spec, key, event, _reason(route, error), policy=policy), error)
         self.trouble(key)
 
     def trouble(self, key: str) -> None:
@@ -341,7 +359,7 @@ class Fold(Generic[V]):
         Raises:
             HandlerError: the policy says halt.
         """
-        self._record(Fault(self.spec.name, position, "", key, reason))
+        self._record(Fault(self.spec.name, position, "", key, reason, policy=self.policy(RowRefused, position)))
 
     def _forget(self, key: str) -> None:
         self.cache.drop(key)
@@ -354,9 +372,10 @@ class Fold(Generic[V]):
             self.counts.parked += 1
         else:
             self.counts.failed += 1
+        self.recent.append(fault)
         if len(self.faults) < KEPT_FAULTS:
             self.faults.append(fault)
-        if self._raising or self.policy is ErrorPolicy.HALT:
+        if self._raising or fault.policy is ErrorPolicy.HALT:
             where = f"{fault.projection}: position {fault.position}" + (f", key {fault.key!r}" if fault.key else "")
             raise HandlerError(
                 f"{where}: {fault.reason}", projection=fault.projection, key=fault.key, position=fault.position
@@ -388,12 +407,14 @@ class Fold(Generic[V]):
     def drain_rows(self, size: int) -> Iterator[list[Row]]:
         """Every view in memory as a row, in lists of about a size; views that cannot be frozen become troubled."""
         yield from self.cache.drain_packed(size)
-        for items in self.cache.drain_views(size):
-            try:
-                rows = self._schema.freeze_all(items)
-            except RowRefused:
-                rows = [row for key, view in items if (row := self._frozen(key, view)) is not None]
-            yield rows
+        yield from map(self.frozen, self.cache.drain_views(size))
+
+    def frozen(self, items: list[tuple[str, V]]) -> list[Row]:
+        """The rows of views, by key; views that cannot be frozen become troubled."""
+        try:
+            return self._schema.freeze_all(items)
+        except RowRefused:
+            return [row for key, view in items if (row := self._frozen(key, view)) is not None]
 
     def _frozen(self, key: str, view: V) -> Row | None:
         try:
@@ -414,8 +435,21 @@ def _several(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def _fault(spec: ProjectorSpec[Any], key: str, event: DomainEvent[Any], reason: str, *, parked: bool = False) -> Fault:
-    return Fault(spec.name, event.position, "", key, reason, parked)
+def _fault(
+    spec: ProjectorSpec[Any],
+    key: str,
+    event: DomainEvent[Any],
+    reason: str,
+    *,
+    parked: bool = False,
+    policy: ErrorPolicy = ErrorPolicy.QUARANTINE,
+) -> Fault:
+    return Fault(spec.name, event.position, "", key, reason, parked, policy)
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """What a policy is asked about: a view that cannot be packed is one that no table takes."""
+    return RowRefused if isinstance(error, Unpackable) else type(error)
 
 
 def _reason(route: Route, error: Exception) -> str:

@@ -6,12 +6,12 @@ import inspect
 import re
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from refold.engine.fold import Fold
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy, ErrorRule
 from refold.engine.spec import KeyFunction, KeysFunction, ProjectorSpec, Route
 from refold.errors import DefinitionError
 from refold.event import DomainEvent, EventType, event_type_of
@@ -84,7 +84,8 @@ class Projector(AggregateProjector[V]):
         version: from 1; raise it when the fold or the view changes.
         start_time, start_position: where its history begins; see `EventFilter`.
         predicate: further condition on events; see `EventFilter`.
-        on_error: what to do about events that fail; quarantine by default.
+        on_error: what to do about events that fail: an `ErrorPolicy` or its name, a `Retry`, or a mapping of these by type of
+            exception, in which `Exception` stands for the rest; quarantine by default.
         deduplicate: False spares a keyed projection the memory of every aggregate's version, and counts redelivered or
             republished events twice.
 
@@ -106,7 +107,7 @@ class Projector(AggregateProjector[V]):
         start_time: datetime | None = None,
         start_position: int | None = None,
         predicate: Predicate | None = None,
-        on_error: ErrorPolicy | str = ErrorPolicy.QUARANTINE,
+        on_error: ErrorRule | str | Mapping[type[Exception], ErrorRule | str] = ErrorPolicy.QUARANTINE,
         deduplicate: bool = True,
         **rest: Any,
     ) -> None:
@@ -133,7 +134,7 @@ class Projector(AggregateProjector[V]):
                 start_position=start_position,
                 predicate=predicate,
             ),
-            policy=_policy(cls, on_error),
+            policies=_policies(cls, on_error),
             keyed=aggregates is None or len(aggregates) > 1 or any(r.key or r.keys for r in routes.values()),
             deduplicate=deduplicate,
         )
@@ -232,9 +233,8 @@ def _shown(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
-def _policy(cls: type, value: ErrorPolicy | str) -> ErrorPolicy:
+def _policies(cls: type, given: Any) -> ErrorPolicies:
     try:
-        return ErrorPolicy(value)
-    except ValueError:
-        names = ", ".join(policy.value for policy in ErrorPolicy)
-        raise DefinitionError(f"{cls.__name__}: on_error {value!r} is none of {names}") from None
+        return ErrorPolicies.of(given)
+    except DefinitionError as error:
+        raise DefinitionError(f"{cls.__name__}: {error}") from None

@@ -17,12 +17,13 @@ from typing import Any
 from refold.cells import refusals
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
+from refold.engine.letters import letter_of
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
 from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
 from refold.filters import EventFilter
-from refold.ports import Codec, EventSource, GenerationWriter, StreamState, ViewStore
+from refold.ports import Codec, EventSource, GenerationWriter, RawBatch, StreamState, ViewStore, anchor_of
 from refold.subjects import SubjectScheme
 from refold.view import Row
 
@@ -56,7 +57,7 @@ class _Parts:
     app: str
     limits: RebuildLimits
     hook: ProgressHook | None
-    policies: Mapping[str, ErrorPolicy]
+    policies: Mapping[str, ErrorPolicies]
 
 
 class Rebuild:
@@ -83,7 +84,7 @@ class Rebuild:
         app: str,
         limits: RebuildLimits | None = None,
         hook: ProgressHook | None = None,
-        policies: Mapping[str, ErrorPolicy] | None = None,
+        policies: Mapping[str, ErrorPolicies] | None = None,
     ) -> None:
         self._parts = _Parts(source, store, codec, scheme, app, limits or RebuildLimits(), hook, policies or {})
 
@@ -134,6 +135,7 @@ class _Pass:
         self._wanted = _union([projector.spec.wanted for projector in projectors])
         self._began = time.perf_counter()
         self._told = 0.0
+        self._anchor: str | None = None
 
     async def run(self, *, accept_incomplete: bool) -> list[RebuildResult]:
         share = max(1, len(self._projectors))
@@ -148,7 +150,7 @@ class _Pass:
                 fold: Fold[Any] = Fold(
                     projector,
                     capacity=max(1, self._parts.limits.hot_views // share),
-                    policy=self._parts.policies.get(spec.name),
+                    policies=self._parts.policies.get(spec.name),
                 )
                 builds.append(_Build(projector, fold, writer))
             try:
@@ -157,7 +159,9 @@ class _Pass:
                     await self._write(build)
                 await self._repair(builds)
             except HandlerError as error:
-                raise RebuildHalted(f"rebuild stopped, as the projection's policy says: {error}") from error
+                raise RebuildHalted(
+                    f"rebuild stopped, as the projection's policy says: {error}", projection=error.projection
+                ) from error
             return [await self._publish(build, events, accept_incomplete) for build in builds]
 
     # -- Reading -----------------------------------------------------------------------------------------------------
@@ -172,7 +176,11 @@ class _Pass:
         async with aclosing(self._parts.source.batches(self._wanted, until=head)) as batches:
             async for batch in batches:
                 dispatcher.apply(batch)
+                if len(batch):
+                    self._anchor = anchor_of(batch.messages[-1])
                 for build in builds:
+                    if build.fold.recent:
+                        await self._record(build, batch)
                     if build.fold.deferred:
                         await self._fold_deferred(build)
                     if build.fold.cache.packed_bytes > most and build.fold.whole:
@@ -181,6 +189,11 @@ class _Pass:
                 self._tell(phase, events, batch.last, began)
         self._tell(phase, events, head, began, force=True)
         return events
+
+    async def _record(self, build: _Build, batch: RawBatch | None) -> None:
+        """Keeps what could not be used, whole, with the generation."""
+        recent, build.fold.recent = build.fold.recent, []
+        await build.writer.record([letter_of(f, batch.message(f.position) if batch else None) for f in recent])
 
     async def _fold_deferred(self, build: _Build) -> None:
         fold = build.fold
@@ -279,9 +292,9 @@ class _Pass:
         for build in builds:
             if build.fold.troubled:
                 only = frozenset(build.fold.troubled)
-                careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policy=build.fold.policy)
+                careful: Fold[Any] = Fold(build.projector, careful=True, only=only, policies=build.fold.policies)
                 # What the fast fold counted of these keys is counted once more, to be taken off.
-                fast: Fold[Any] = Fold(build.projector, only=only, policy=ErrorPolicy.SKIP)
+                fast: Fold[Any] = Fold(build.projector, only=only, policies=ErrorPolicies(ErrorPolicy.SKIP))
                 again.append((build, build.of(careful), build.of(fast)))
         if not again:
             return
@@ -290,18 +303,21 @@ class _Pass:
             await self._write(careful_build)
             fold, careful = build.fold, careful_build.fold
             build.written += careful_build.written
+            fold.recent += careful.recent
             fold.counts.add(careful.counts)
             fold.counts.add(fast_build.fold.counts, -1)
             fold.faults += careful.faults
             if not fold.spec.keyed:
                 for aggregate in [one for one in fold.seen if one[1] in fold.troubled]:
                     del fold.seen[aggregate]  # a quarantined event was not handled after all
-            fold.seen |= careful.seen
+            fold.seen.update(careful.seen)
 
     # -- The end -----------------------------------------------------------------------------------------------------
 
     async def _publish(self, build: _Build, events: int, accept_incomplete: bool) -> RebuildResult:
         fold, counts = build.fold, build.fold.counts
+        if fold.recent:
+            await self._record(build, None)
         published = accept_incomplete or not (counts.failed or counts.parked)
         self._tell("publishing", events, self._state.last, self._began, force=True)
         if published:
@@ -311,6 +327,7 @@ class _Pass:
                 position=self._state.last,
                 fingerprint=fold.spec.fingerprint,
                 seen=[(kind, key, version) for (kind, key), version in fold.seen.items()],
+                anchor=self._anchor,
             )
             self._tell("publishing", events, self._state.last, self._began, force=True)
         result = RebuildResult(
@@ -353,7 +370,8 @@ def _check_beginning(projector: Projector[Any], state: StreamState) -> None:
     raise RebuildError(
         f"{projector.spec.name}: stream {state.name!r} begins at position {state.first}, so its first events are gone and "
         "the views would lack them; restore the stream, set start_position= in the projector, or accept it "
-        "(--accept-truncated)"
+        "(--accept-truncated)",
+        projection=projector.spec.name,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from refold.engine.policy import ErrorPolicy
+from refold.engine.policy import ErrorPolicies
 from refold.event import DomainEvent, EventType
 from refold.filters import EventFilter
 from refold.view import View, ViewSchema
@@ -62,7 +62,7 @@ class ProjectorSpec(Generic[V]):
         schema: the view's columns.
         routes: by event type name.
         wanted: which events it wants.
-        policy: what to do about events that fail.
+        policies: what to do about events that fail.
         keyed: True where a view's key is not the id of the one aggregate that all its events belong to.
         deduplicate: whether a keyed projection remembers the version of every aggregate.
     """
@@ -72,7 +72,7 @@ class ProjectorSpec(Generic[V]):
     schema: ViewSchema[V]
     routes: Mapping[str, Route]
     wanted: EventFilter
-    policy: ErrorPolicy
+    policies: ErrorPolicies
     keyed: bool
     deduplicate: bool
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -77,15 +78,24 @@ class StreamNumbers(msgspec.Struct, frozen=True):
     messages: int
     first_seq: int
     last_seq: int
+    num_subjects: int = 0
     subjects: dict[str, int] | None = None
 
 
+class ClusterInfo(msgspec.Struct, frozen=True):
+    """Which server answers for a stream."""
+
+    leader: str = ""
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A stream; `total`, `offset` and `limit` are about the page of subjects."""
+    """A stream at a time by the server's clock (`ts`); `total`, `offset` and `limit` are about the page of subjects."""
 
     config: StreamConfig
     created: str
     state: StreamNumbers
+    ts: datetime | None = None
+    cluster: ClusterInfo = ClusterInfo()
     total: int = 0
     offset: int = 0
     limit: int = 0

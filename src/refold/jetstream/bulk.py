@@ -1,28 +1,23 @@
-"""Reading a stream in bulk: an ephemeral pull consumer without acks, on a connection of its own."""
+"""Reading a stream in bulk, from a position to another, or following it."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import json
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from datetime import UTC
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import stamina
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
-from refold.errors import ContinuityError, NotPermitted, StreamError, StreamNotFound
+from refold.errors import NotPermitted, StreamError, StreamNotFound
 from refold.filters import EventFilter
-from refold.jetstream.api import JetStreamApi, translated
-from refold.jetstream.connection import NatsConnection
-from refold.jetstream.frames import Frames, frame_parser
-from refold.jetstream.wire import BulkProtocol, HookUnavailable, install
-from refold.ports import EventSource, RawBatch, StreamState
+from refold.jetstream.api import JetStreamApi
+from refold.jetstream.consumer import BulkLimits, Consumer
+from refold.jetstream.fence import anchor_in, check_retention
+from refold.jetstream.follow import Follower
+from refold.jetstream.selection import Selection
+from refold.ports import EventSource, RawBatch, StreamIdentity, StreamState
 from refold.subjects import SubjectScheme
 
 __all__ = ["BulkLimits", "JetStreamSource"]
@@ -31,27 +26,6 @@ log = logging.getLogger(__name__)
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 """Makes a connection for one reader."""
-
-_PULLS_IN_FLIGHT: Final = 2
-_SILENCE: Final = 5.0
-"""Seconds without a message after which the server is asked how it stands. Neither heartbeats nor times of expiry are asked
-for: with either, a server looks at its clock for every message, which costs it some hundredths of its time."""
-_INACTIVE: Final = 300.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BulkLimits:
-    """How much a bulk reader takes at once.
-
-    Attributes:
-        messages: most messages of one pull.
-        pull_bytes: most bytes of one pull; two are in flight. A server cuts off a client that lags 64 MiB behind.
-        attempts: how often reading is taken up again without any progress in between.
-    """
-
-    messages: int = 100_000
-    pull_bytes: int = 24 * 2**20
-    attempts: int = 10
 
 
 class JetStreamSource(EventSource):
@@ -78,9 +52,31 @@ class JetStreamSource(EventSource):
             info = await JetStreamApi(client).stream_info(self._stream)
         return StreamState(self._stream, info.created, info.state.first_seq, info.state.last_seq, info.state.messages)
 
+    async def anchor(self, position: int) -> str | None:
+        """`anchor_of` the message at a position, asked of the stream's leader."""
+        if position < 1:
+            return None
+        async with self._connect() as client:
+            return anchor_in(await JetStreamApi(client).message(self._stream, seq=position), self._scheme)
+
+    async def follow(
+        self, wanted: EventFilter, identity: StreamIdentity, *, name: str = "", accept_expired: bool = False
+    ) -> AsyncGenerator[RawBatch, None]:
+        """Every message after a position, without an end."""
+        selection = Selection(wanted, self._scheme)
+        while True:  # another consumer takes its place where the selection turns
+            async with self._connect() as client:
+                follower = Follower(client, self._stream, self._scheme, self._limits, wanted, selection)
+                reading = follower.batches(identity, name=name, accept_expired=accept_expired)
+                async with aclosing(reading) as batches:
+                    async for batch in batches:
+                        yield batch
+            identity = dataclasses.replace(identity, position=follower.last)
+
     async def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
         """Every message up to `until`; taken up again where it stopped when the connection or the consumer is lost."""
         last, failed_at = 0, -1
+        selection = Selection(wanted, self._scheme)
         retry = stamina.retry_context(
             on=_may_pass, attempts=self._limits.attempts, timeout=None, wait_initial=0.1, wait_max=5.0
         )
@@ -88,7 +84,7 @@ class JetStreamSource(EventSource):
             with attempt:
                 while True:
                     try:
-                        async with aclosing(self._read_once(wanted, last, until)) as batches:
+                        async with aclosing(self._read_once(wanted, selection, last, until)) as batches:
                             async for batch in batches:
                                 last = batch.last
                                 yield batch
@@ -103,234 +99,24 @@ class JetStreamSource(EventSource):
                             raise
                         failed_at = last  # it got somewhere: once more at once, before attempts are counted
                     else:
-                        return
+                        if not selection.turned:
+                            return
 
-    async def _read_once(self, wanted: EventFilter, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
+    async def _read_once(
+        self, wanted: EventFilter, selection: Selection, last: int, until: int
+    ) -> AsyncGenerator[RawBatch, None]:
         async with self._connect() as client:
             api = JetStreamApi(client)
-            consumer = _Consumer(client, api, self._stream, self._scheme, self._limits)
-            await consumer.open(wanted, last, until)
+            check_retention(await api.stream_info(self._stream))
+            consumer = Consumer(client, api, self._stream, self._scheme, self._limits, selection)
             try:
+                await consumer.open(wanted, last, until)
                 async with aclosing(consumer.batches(last, until)) as batches:
                     async for batch in batches:
                         yield batch
             finally:
-                with suppress(StreamError):
-                    await consumer.close()
+                await consumer.close()
 
 
 def _may_pass(error: Exception) -> bool:
     return isinstance(error, StreamError) and not isinstance(error, (StreamNotFound, NotPermitted))
-
-
-class _Consumer:
-    """One server-side consumer and what it sends."""
-
-    def __init__(
-        self, client: Client, api: JetStreamApi, stream: str, scheme: SubjectScheme, limits: BulkLimits
-    ) -> None:
-        self._client = client
-        self._api = api
-        self._stream = stream
-        self._scheme = scheme
-        self._messages = limits.messages
-        # A message larger than a pull would never come.
-        self._bytes = max(limits.pull_bytes, 2 * client.max_payload)
-        self._counted = 0
-        self._arrived = asyncio.Event()
-        self._error: Exception | None = None
-        self._pulls: deque[int] = deque()
-        self._inbox = client.new_inbox()
-        self._name = ""
-        self._pending = 0
-        self._denial: asyncio.Task[None] | None = None
-
-    async def open(self, wanted: EventFilter, last: int, until: int) -> None:
-        """Makes the consumer and the subscription that it sends to."""
-        subjects = wanted.subjects(self._scheme)
-        config = self._config(wanted, last)
-        created = await self._api.create_consumer(self._stream, config | {"filter_subjects": list(subjects)})
-        if subjects:
-            everything = await self._api.stream_info(self._stream)
-            if created.num_pending * 2 > min(until, everything.state.last_seq) - max(
-                last, everything.state.first_seq - 1
-            ):
-                # Most messages are wanted: an unfiltered consumer is quicker, and the rest is dropped by its subject.
-                with suppress(NotPermitted):  # it goes by itself after a while
-                    await self._api.delete_consumer(self._stream, created.name)
-                created = await self._api.create_consumer(self._stream, config)
-        self._name, self._pending = created.name, created.num_pending
-        self._subject = f"{self._api.prefix}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
-        await self._subscribe()
-        if isinstance(self._client, NatsConnection):
-            self._denial = asyncio.create_task(self._until_denied(self._client), name="refold-denial")
-
-    def _config(self, wanted: EventFilter, last: int) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            "deliver_policy": "all",
-            "ack_policy": "none",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "max_waiting": 2 * _PULLS_IN_FLIGHT,
-            "inactive_threshold": int(_INACTIVE * 1e9),
-        }
-        start = max(last + 1, wanted.start_position or 1)
-        if start > 1:
-            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": start}
-        elif wanted.start_time is not None:
-            moment = wanted.start_time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-            config |= {"deliver_policy": "by_start_time", "opt_start_time": moment}
-        return config
-
-    async def _subscribe(self) -> None:
-        with translated(self._inbox, _SILENCE):
-            subscription = await self._client.subscribe(self._inbox, cb=self._on_message)
-            await self._client.flush()
-        sid: int = subscription._id  # noqa: SLF001 (the id on the wire; guarded by the hook's checks and tests)
-        self._parser = frame_parser(sid, self._scheme)
-
-        def make(inner: asyncio.Protocol) -> BulkProtocol:
-            return BulkProtocol(
-                inner, self._parser, sid, on_frames=self._on_frames, on_status=self._on_status, on_error=self._on_error
-            )
-
-        try:
-            install(self._client, make)
-        except HookUnavailable as reason:
-            log.warning("bulk reading takes the slow public path", extra={"reason": str(reason)})
-
-    async def close(self) -> None:
-        """Deletes the consumer; the server would do so by itself after five minutes."""
-        if self._denial is not None:
-            self._denial.cancel()
-            await asyncio.wait([self._denial])
-        if self._error is None and self._client.is_connected:
-            await self._api.delete_consumer(self._stream, self._name)
-
-    # -- Batches -----------------------------------------------------------------------------------------------------
-
-    async def batches(self, last: int, until: int) -> AsyncGenerator[RawBatch, None]:
-        """What the consumer sends, until nothing up to `until` is left."""
-        missed = False
-        while self._pending and last < until:
-            await self._pull()
-            frames = await self._next()
-            if frames is None and not self._pending:
-                break
-            if frames is None:
-                missed = await self._look(last, missed)
-                continue
-            missed = False
-            while frames is not None:  # more buffers may have come than one, the last of the stream among them
-                self._pending = self._parser.pending
-                frames.truncate(until)
-                last = frames.last
-                yield RawBatch(frames, last)
-                frames = self._parser.take() if last < until else None
-
-    async def _look(self, last: int, missed: bool) -> bool:
-        """Asks the consumer why nothing comes; whether it says that messages were sent which have not come."""
-        info = await self._api.consumer_info(self._stream, self._name)
-        came = self._parser.delivered
-        self._pending = info.owed(came)
-        if not info.num_waiting:
-            self._pulls.clear()  # they were lost, as when the consumer has moved to another server
-        sent = info.delivered.consumer_seq > came
-        if missed and sent:  # they may have been on their way the first time
-            raise ContinuityError(
-                f"stream {self._stream!r}: messages after position {last} were sent and have not come"
-            )
-        return sent
-
-    async def _pull(self) -> None:
-        while len(self._pulls) < _PULLS_IN_FLIGHT:
-            self._pulls.append(self._messages)
-            request = {"batch": self._messages, "max_bytes": self._bytes}
-            with translated(self._subject, _SILENCE):
-                await self._client.publish(self._subject, json.dumps(request).encode(), self._inbox)
-
-    async def _next(self) -> Frames | None:
-        """Messages that came; None where none did for a while."""
-        while True:
-            if isinstance(self._error, NotPermitted):
-                raise self._error
-            if self._error is not None:
-                kind = type(self._error) if isinstance(self._error, ContinuityError) else StreamError
-                raise kind(f"reading stream {self._stream!r} stopped: {self._error}") from self._error
-            if (frames := self._parser.take()) is not None:
-                return frames
-            if self._parser.delivered and not self._parser.pending:
-                self._pending = 0  # the last messages were none of the scheme's
-                return None
-            self._arrived.clear()
-            await self._pull()
-            try:
-                async with asyncio.timeout(_SILENCE):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return None
-
-    # -- What the connection tells -----------------------------------------------------------------------------------
-
-    def _on_frames(self) -> None:
-        count = self._parser.delivered - self._counted
-        self._counted += count
-        if not count:
-            return
-        while count and self._pulls:
-            served = min(count, self._pulls[0])
-            self._pulls[0] -= served
-            count -= served
-            if not self._pulls[0]:
-                self._pulls.popleft()
-        self._arrived.set()
-
-    def _on_status(self, block: bytes) -> None:
-        status = block.split(b"\r\n", 1)[0].decode("utf-8", "replace")
-        code = status[9:12]
-        if "Batch Completed" in status:
-            pass  # its messages were counted
-        elif code in ("404", "408") or "Exceeds MaxBytes" in status:
-            if self._pulls:  # this pull has ended; what it had left is asked for again
-                self._pulls.popleft()
-        else:
-            self._error = StreamError(f"the server says {status[9:].strip()!r}")
-        self._arrived.set()
-
-    async def _until_denied(self, client: NatsConnection) -> None:
-        """Pulls are not answered where they are not allowed."""
-        self._on_error(NotPermitted(await client.until_denied(self._subject)))
-
-    def _on_error(self, error: Exception) -> None:
-        self._error = self._error or error
-        self._arrived.set()
-
-    async def _on_message(self, message: Msg) -> None:
-        """The public path: one message at a time, through the client's subscription."""
-        headers = _block(message)
-        if not message.reply:
-            self._on_status(headers or b"")
-            return
-        content = (headers or b"") + message.data
-        operation = "HMSG" if headers else "MSG"
-        sizes = f"{len(headers)} {len(content)}" if headers else str(len(content))
-        line = f"{operation} {message.subject} {message._sid} {message.reply} {sizes}\r\n".encode()  # noqa: SLF001
-        self._feed(line + content + b"\r\n")
-        self._on_frames()
-
-    def _feed(self, data: bytes) -> None:
-        while data:
-            space = self._parser.space()
-            part, data = data[: len(space)], data[len(space) :]
-            space[: len(part)] = part
-            self._parser.received(len(part))
-
-
-def _block(message: Msg) -> bytes | None:
-    """A message's headers as a block again."""
-    if not message.headers:
-        return None
-    status = message.headers.get("Status")
-    lines = [f"NATS/1.0 {status} {message.headers.get('Description', '')}" if status else "NATS/1.0"]
-    lines += [f"{name}: {value}" for name, value in message.headers.items() if name not in ("Status", "Description")]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()

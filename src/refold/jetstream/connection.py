@@ -49,12 +49,14 @@ class NatsConnection(Client):
     Attributes:
         settings: how to reach the server.
         connecting: whether it is on its way to its first connection.
+        deaf: whether nothing that the server says is heard any more, so that there is no use in waiting for it.
     """
 
     def __init__(self, settings: NatsSettings) -> None:
         super().__init__()
         self.settings = settings
         self.connecting = True
+        self.deaf = False
         self._denials: deque[tuple[str, str]] = deque(maxlen=64)
         self._denied: asyncio.Event = asyncio.Event()
 
@@ -100,7 +102,7 @@ class NatsConnection(Client):
         if self._flush_queue is None:  # it refused its arguments: there is nothing to close, and it would complain
             return
         with suppress(OSError, nats.errors.Error):
-            if self.is_connected:
+            if self.is_connected and not self.deaf:
                 async with asyncio.timeout(_LAST_WORDS):
                     await self.flush()
         with suppress(OSError, nats.errors.Error):

@@ -41,10 +41,12 @@ class FrameParser(ABC):
 
     Attributes:
         delivered: how many messages came, left out or not.
+        last: position of the last of them; 0 before the first.
         pending: how many messages the consumer had left after the last one.
     """
 
     delivered: int
+    last: int
     pending: int
 
     @abstractmethod
@@ -109,7 +111,7 @@ class _PythonParser(FrameParser):
         self._data = b""
         self._space = bytearray(CAPACITY)
         self._messages = _MessageList()
-        self._last = 0
+        self.last = 0
         self.delivered = 0
         self.pending = 0
 
@@ -152,19 +154,21 @@ class _PythonParser(FrameParser):
             raise ValueError("a message frame has no valid sizes")
         if start + size + 2 > len(self._data):
             return 0
+        if self._data[start + size : start + size + 2] != b"\r\n":
+            raise ValueError("a message frame does not end where it should")
         headers = self._data[start:body] if len(words) == 6 else None
         self._keep(words[1], words[3], headers, self._data[body : start + size])
         return start + size + 2
 
     def _keep(self, subject: str, reply: str, headers: bytes | None, body: bytes) -> None:
         at = parse_reply(reply)
-        if at.delivery != self.delivered + 1 or at.position <= self._last:
+        if at.delivery != self.delivered + 1 or at.position <= self.last:
             raise ContinuityError(
-                f"after position {self._last} (delivery {self.delivered}) came position {at.position} "
+                f"after position {self.last} (delivery {self.delivered}) came position {at.position} "
                 f"(delivery {at.delivery})"
             )
         self.delivered, self.pending = at.delivery, at.pending
-        self._last = self._messages.last = at.position
+        self.last = self._messages.last = at.position
         tokens = subject[len(self._prefix) :].split(".")
         if len(tokens) == 3 and subject.startswith(self._prefix):
             self._messages.append((tokens[0], tokens[1], tokens[2], at.position, headers, body))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 from refold.event import DomainEvent, NewEvent
@@ -17,9 +20,11 @@ __all__ = [
     "PublishAck",
     "RawBatch",
     "RawMessage",
+    "StreamIdentity",
     "StreamPublisher",
     "StreamReader",
     "StreamState",
+    "anchor_of",
 ]
 
 
@@ -35,18 +40,50 @@ class RawBatch:
     Attributes:
         messages: what was read, positions rising.
         last: sequence up to which the stream has been read with this batch; at least that of the last message.
+        pending: about how many messages the reader has not got yet, as far as the server has told.
     """
 
     messages: Sequence[RawMessage]
     last: int
+    pending: int = 0
 
     def __len__(self) -> int:
         return len(self.messages)
+
+    def message(self, position: int) -> RawMessage | None:
+        """The message at a stream sequence; None where it is not among these."""
+        index = bisect_left(self.messages, position, key=itemgetter(3))
+        if index < len(self.messages) and self.messages[index][3] == position:
+            return self.messages[index]
+        return None
 
     @property
     def positions(self) -> list[int]:
         """The stream sequences of the messages."""
         return [message[3] for message in self.messages]
+
+
+def anchor_of(message: RawMessage) -> str:
+    """What tells a stream that has this message at this position from one that has another there: position and digest."""
+    kind, aggregate_id, event_type, position, _, body = message
+    subject = f"{kind}.{aggregate_id}.{event_type}".encode("utf-8", "surrogateescape")
+    digest = blake2b(body, digest_size=12, key=blake2b(subject).digest())
+    return f"{position}:{digest.hexdigest()}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamIdentity:
+    """What a checkpoint knows of its stream, so that another one in its place is noticed.
+
+    Attributes:
+        created: the stream's creation time, as the server writes it.
+        position: the last sequence read.
+        anchor: `anchor_of` a message at or before that position; None where none is known.
+    """
+
+    created: str
+    position: int
+    anchor: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,9 +126,39 @@ class EventSource(ABC):
         buffer; close the iterator (``aclosing``) to stop early.
 
         Raises:
+            ConfigurationError: the stream lets messages go once they were read (its retention is not by limits).
             ContinuityError: a message is missing, repeated or out of order, and reading again did not mend it.
             StreamError: the stream or the server went away and did not come back in time.
         """
+
+    @abstractmethod
+    def follow(
+        self, wanted: EventFilter, identity: StreamIdentity, *, name: str = "", accept_expired: bool = False
+    ) -> AsyncGenerator[RawBatch, None]:
+        """Every message after a position, in order, each exactly once, without an end: what is there, then what comes.
+
+        As `batches`, but for this: messages are given within a millisecond or so of their arrival. A batch without messages
+        says that the stream has been read up to its `last`, though nothing wanted came: within a second or so of a time at
+        which all there is has been read, `RawBatch.last` is the stream's head. An interruption is not mended but raised:
+        call again with what was reached. Once a reader is set up on the server, and before anything is given, the stream is
+        compared with `identity`.
+
+        Args:
+            wanted: which messages; its start counts where it lies after the position.
+            identity: the stream as it was read so far.
+            name: what the reader is called in the server's lists; a part that makes it unique is added.
+            accept_expired: go on though messages after the position were removed by the stream's limits, or purged.
+
+        Raises:
+            StreamReplaced: another stream is in the place of the one that was read: views must be rebuilt.
+            EventsExpired: messages after the position are gone from the stream's beginning.
+            StreamNotFound, NotPermitted, ConfigurationError: nothing will help but a person.
+            ContinuityError, StreamError: reading was interrupted; it can be taken up again.
+        """
+
+    @abstractmethod
+    async def anchor(self, position: int) -> str | None:
+        """`anchor_of` the message at a position; None where there is none, or where it is no event's."""
 
 
 class AggregateIndexer(ABC):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
+from refold.ports.letters import DeadLetter
 from refold.view import Row, View, ViewSchema
 
 __all__ = ["Condition", "GenerationWriter", "Operator", "Order", "Page", "SeenRow", "ViewRepository", "ViewStore"]
@@ -148,6 +149,7 @@ class GenerationWriter(ABC):
 
     Not for concurrent use. Rows are taken as frozen and checked (`refold.cells.refusals`). Nothing that it writes is seen
     under the plain name before `publish`, which puts all of it in place at once; leaving without it drops the generation.
+    Leaving after it collects statistics where the database has them, and drops earlier generations but the last.
     """
 
     @property
@@ -177,12 +179,21 @@ class GenerationWriter(ABC):
         """Rows of this generation by key, as they were frozen."""
 
     @abstractmethod
+    async def record(self, letters: Sequence[DeadLetter]) -> None:
+        """Keeps dead letters of this generation; they go with it, or come with it."""
+
+    @abstractmethod
     async def publish(
-        self, *, stream: str, created: str, position: int, fingerprint: str, seen: Sequence[SeenRow] = ()
+        self,
+        *,
+        stream: str,
+        created: str,
+        position: int,
+        fingerprint: str,
+        seen: Sequence[SeenRow] = (),
+        anchor: str | None = None,
     ) -> None:
         """Builds the secondary indexes, records the checkpoint and puts the generation in place, for readers at once.
-
-        Earlier generations but the last are dropped.
 
         Args:
             stream: the stream that was folded.
@@ -190,6 +201,7 @@ class GenerationWriter(ABC):
             position: the last sequence that the views include.
             fingerprint: of the projector's fold, to notice a changed one.
             seen: highest handled version of aggregates, where the rows do not tell it.
+            anchor: `refold.ports.anchor_of` the last message read.
 
         Raises:
             StoreError: readers see what they saw before.
@@ -197,7 +209,7 @@ class GenerationWriter(ABC):
 
     @abstractmethod
     async def abandon(self) -> None:
-        """Drops what was written. Does nothing after `publish`."""
+        """Drops what was written; after `publish`, only tidies up."""
 
     async def __aenter__(self) -> Self:
         return self

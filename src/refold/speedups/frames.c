@@ -322,6 +322,8 @@ parse_frame(Parser *self)
     const char *content = line_end + 2;
     if (end - content < total + 2)
         return 0;
+    if (content[total] != '\r' || content[total + 1] != '\n')
+        return malformed("a message frame does not end where it should");
     long long numbers[NUMBERS];
     if (!reply_numbers(reply, reply_end, numbers))
         return malformed("a reply subject is none of JetStream's");
@@ -450,6 +452,7 @@ static PyMethodDef parser_methods[] = {
 };
 static PyMemberDef parser_members[] = {
     {"delivered", T_LONGLONG, offsetof(Parser, delivered), READONLY, "How many messages came."},
+    {"last", T_LONGLONG, offsetof(Parser, last), READONLY, "Position of the last of them; 0 before the first."},
     {"pending", T_LONGLONG, offsetof(Parser, pending), READONLY, "How many were left after the last one."},
     {NULL, 0, 0, 0, NULL},
 };

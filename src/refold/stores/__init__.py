@@ -5,12 +5,12 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from refold.errors import ConfigurationError
-from refold.ports.views import ViewStore
+from refold.ports.live import Database
 
 __all__ = ["open_store"]
 
 
-def open_store(url: str) -> ViewStore:
+def open_store(url: str) -> Database:
     """The store of a database URL; nothing is connected before it is entered.
 
     Args:

@@ -6,14 +6,23 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any
 
 from refold.errors import SchemaMismatch, StoreError
 from refold.ports.views import SeenRow
-from refold.view import MAX_KEY_BYTES, Column, ViewSchema
+from refold.stores.letters import storable
+from refold.view import Column, ViewSchema
 
-__all__ = ["compare_columns", "describe", "is_required", "lost", "owner", "seen_rows", "stranger", "taken"]
+__all__ = [
+    "compare_columns",
+    "describe",
+    "is_required",
+    "lost",
+    "owner",
+    "seen_rows",
+    "stranger",
+    "taken",
+]
 
 
 def is_required(column: Column) -> bool:
@@ -51,19 +60,7 @@ def seen_rows(key: tuple[str, str, int, int], seen: Sequence[SeenRow]) -> list[t
         key: app, projection, version and generation.
         seen: what it has seen.
     """
-    return [(*key, kind, seen_id(aggregate), version) for kind, aggregate, version in seen]
-
-
-def seen_id(aggregate: str) -> str:
-    """An aggregate's id, or a digest of one that no column can hold (with a NUL, or too long): of a keyed projection, it is
-    in no row, and its events are well.
-    """
-    if len(aggregate) <= MAX_KEY_BYTES // 4 and "\0" not in aggregate:
-        return aggregate
-    encoded = aggregate.encode("utf-8", "surrogatepass")
-    if len(encoded) <= MAX_KEY_BYTES and "\0" not in aggregate:
-        return aggregate
-    return f"blake2b:{blake2b(encoded, digest_size=20).hexdigest()}"
+    return [(*key, kind, storable(aggregate), version) for kind, aggregate, version in seen]
 
 
 def owner() -> str:

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
-import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from refold.clock import Clock, SystemClock
 from refold.errors import RowRefused, StoreError
-from refold.ports.views import Condition, GenerationWriter, Order, SeenRow, ViewRepository, ViewStore
-from refold.stores import conditions as asked
-from refold.stores.catalog import compare_columns, describe, owner
-from refold.stores.freezing import frozen
-from refold.stores.names import check_name, generation_table
-from refold.view import Column, Kind, Row, View, ViewSchema
+from refold.ports.letters import DeadLetter
+from refold.ports.live import Changes, Checkpoint, Claims, Database, Snapshot, Status, Wanted
+from refold.ports.views import GenerationWriter, SeenRow, ViewRepository
+from refold.stores.catalog import compare_columns, describe, lost, owner, stranger
+from refold.stores.claiming import claim_lost, epoch_moved, letters_came, stands_at
+from refold.stores.memorylive import MemoryClaims, MemorySnapshot
+from refold.stores.memorytables import Generation, MemoryTables
+from refold.stores.memoryviews import MemoryRepository
+from refold.stores.names import check_name
+from refold.view import Row, View, ViewSchema
 
 __all__ = ["MemoryStore"]
 
 V = TypeVar("V", bound=View)
 
-_COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "in": lambda cell, cells: cell in cells,
-}
 
+class MemoryStore(MemoryTables, Database):
+    """A `Database` that forgets everything with the process. For one event loop.
 
-@dataclasses.dataclass(slots=True)
-class _Table:
-    """Rows by key, and what columns they have."""
+    Tests derive from it to have failures where they want them: `commit` is the whole of a writer's commit, `check_rows` may
+    refuse rows as a database would, and `end_life` is the death of a process.
 
-    columns: str
-    rows: dict[str, Row] = dataclasses.field(default_factory=dict)
+    Args:
+        clock: by which claims expire.
+    """
 
-
-class MemoryStore(ViewStore):
-    """A `ViewStore` that forgets everything with the process. For one event loop."""
-
-    def __init__(self) -> None:
-        self._tables: dict[str, _Table] = {}
-        self._shown: dict[str, str] = {}
-        self._catalog: dict[str, dict[str, Any]] = {}
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock or SystemClock())
 
     @property
     def location(self) -> str:
@@ -61,173 +51,204 @@ class MemoryStore(ViewStore):
     ) -> None:
         pass
 
+    # -- Views ---------------------------------------------------------------------------------------------------------
+
     def repository(self, schema: ViewSchema[V], name: str) -> ViewRepository[V]:
         """The views under a name."""
-        return _MemoryRepository(self, schema, check_name(name))
+        check_name(name)
+        return MemoryRepository(schema, lambda: self.find(name, schema))
 
     async def create_table(self, schema: ViewSchema[Any], name: str) -> None:
         """Makes a plain table, unless it is there."""
-        table = self._tables.setdefault(check_name(name), _Table(describe(schema)))
-        compare_columns(table.columns, schema, name)
+        columns, _ = self.plain.setdefault(check_name(name), (describe(schema), {}))
+        compare_columns(columns, schema, name)
 
     async def begin_generation(self, schema: ViewSchema[Any], *, app: str, name: str, version: int) -> GenerationWriter:
         """Makes the table of a new generation."""
-        if check_name(name) in self._tables:
+        if check_name(name) in self.plain:
             raise StoreError(f"memory has a table {name!r} already; rename it or the projection")
-        shown = self._shown.get(name)
-        if shown is not None and self._catalog[shown]["version"] == version:
-            compare_columns(self._tables[shown].columns, schema, shown)
-        generation = 1 + max((r["generation"] for r in self._rows_of(name) if r["version"] == version), default=0)
-        table = generation_table(name, version, generation)
-        self._tables[table] = _Table(describe(schema))
-        self._catalog[table] = {
-            "app": app,
-            "projection": name,
-            "version": version,
-            "generation": generation,
-            "partition": 0,
-            "table_name": table,
-            "owner": owner(),
-            "state": "rebuilding",
-            "position": 0,
-            "since": dt.datetime.now(dt.UTC),
-        }
-        return _MemoryWriter(self, table)
+        others = [g for g in self.generations_of(name) if g.checkpoint.app != app]
+        if others:
+            raise stranger(name, others[0].checkpoint.app, self.location)
+        active = self.active(app, name)
+        if active is not None and active.checkpoint.version == version:
+            compare_columns(active.columns, schema, active.checkpoint.table)
+        return _MemoryWriter(self, self.begin(schema, app, name, version, owner()))
 
     async def checkpoints(self, app: str) -> Sequence[Mapping[str, Any]]:
         """Checkpoints of an app."""
-        rows = [dict(row) for row in self._catalog.values() if row["app"] == app]
-        return sorted(rows, key=lambda row: (row["projection"], row["version"], row["generation"]))
+        return [generation.as_row() for generation in self.generations_in_order(app)]
 
-    def find(self, name: str, schema: ViewSchema[Any]) -> dict[str, Row]:
-        """The rows under a name."""
-        table = self._tables.get(self._shown.get(name, name))
-        if table is None:
-            raise StoreError(f"memory has no views {name!r}; rebuild the projection first")
-        compare_columns(table.columns, schema, name)
-        return table.rows
+    # -- Live running: what tests may make fail --------------------------------------------------------------------------
 
-    def rows(self, table: str) -> dict[str, Row]:
-        """The rows of a physical table."""
-        return self._tables[table].rows
+    def check_rows(self, projection: str, rows: Sequence[Row]) -> None:
+        """Raises `RowRefused` for rows that a live commit may not write; here, never."""
 
-    def show(self, table: str, checkpoint: Mapping[str, Any]) -> None:
-        """Puts a generation in place, and drops all earlier ones but the last."""
-        name = self._catalog[table]["projection"]
-        former = self._shown.get(name)
-        for other in [row["table_name"] for row in self._rows_of(name) if row["state"] == "retired"]:
-            self.drop(other)
-        if former is not None:
-            self._catalog[former]["state"] = "retired"
-        self._catalog[table] |= {**checkpoint, "state": "active"}
-        self._shown[name] = table
+    def _check_rows(self, projection: str, rows: Sequence[Row]) -> None:
+        try:
+            self.check_rows(projection, rows)
+        except RowRefused as error:
+            raise RowRefused(str(error), projection=projection, key=error.key) from error
 
-    def drop(self, table: str) -> None:
-        """Drops a generation."""
-        self._tables.pop(table, None)
-        self._catalog.pop(table, None)
+    async def commit(
+        self,
+        claims: Mapping[str, Checkpoint],
+        changes: Mapping[str, Changes],
+        *,
+        old: int,
+        new: int,
+        anchor: str | None,
+    ) -> None:
+        """See `BatchWriter.commit`.
 
-    def _rows_of(self, name: str) -> list[dict[str, Any]]:
-        return [row for row in self._catalog.values() if row["projection"] == name]
+        Args:
+            claims: the checkpoints as they were when the writer was made, by projection.
+            changes: see there; as are the rest.
+        """
+        found = {name: self.of(claim) for name, claim in claims.items()}
+        stands = {name: None if g is None else g.checkpoint for name, g in found.items()}
+        if not all(stands_at(claim, stands[name], old) for name, claim in claims.items()):
+            if all(stands_at(claim, stands[name], new) for name, claim in claims.items()):
+                return
+            raise claim_lost(claims, stands, old, new)
+        for name, change in changes.items():
+            self._check_rows(name, change.rows)
+        for name, generation in found.items():
+            if generation is not None:  # as all are
+                generation.move(new, anchor, self.now())
+                generation.apply(changes.get(name, Changes()), self.now())
+
+    # -- Live running ----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def claims(self, app: str, *, lease: float = 15.0) -> AsyncIterator[Claims]:
+        """The claims that this process will hold."""
+        async with MemoryClaims(self, app, lease) as claims:
+            yield claims
+
+    async def generations(self, app: str, projection: str | None = None) -> Sequence[Checkpoint]:
+        """Checkpoints of an app."""
+        found = self.generations_in_order(app)
+        return [g.checkpoint for g in found if projection in (None, g.checkpoint.projection)]
+
+    async def positions(self, app: str, projections: Collection[str]) -> Mapping[str, int]:
+        """Positions of active generations."""
+        found = {name: self.active(app, name) for name in projections}
+        return {name: generation.checkpoint.position for name, generation in found.items() if generation is not None}
+
+    async def order(self, app: str, projection: str, wanted: Wanted) -> Checkpoint | None:
+        """Sets what is wanted of a projection."""
+        return self._order(app, projection, recover=wanted is Wanted.RUN, wanted=wanted)
+
+    async def skip(self, app: str, projection: str, position: int) -> Checkpoint | None:
+        """Orders to pass over the event at a position."""
+        return self._order(app, projection, recover=True, skip=position)
+
+    def _order(self, app: str, projection: str, *, recover: bool, **orders: Any) -> Checkpoint | None:
+        generation = self.active(app, projection)
+        if generation is None:
+            return None
+        if recover and generation.checkpoint.status is Status.FAULTED:
+            orders |= {"status": Status.STOPPED, "reason": "", "since": self.now()}
+        return generation.set(epoch=generation.checkpoint.epoch + 1, **orders)
+
+    async def letters(
+        self, app: str, projection: str | None = None, *, key: str | None = None, limit: int | None = None
+    ) -> Sequence[DeadLetter]:
+        """Dead letters of active generations."""
+        found = [
+            letter
+            for generation in self.generations_in_order(app)
+            if generation.checkpoint.role == "active" and projection in (None, generation.checkpoint.projection)
+            for _, letter in sorted(generation.letters.items())
+            if key in (None, letter.key)
+        ]
+        return found[:limit]
+
+    async def letter_counts(self, app: str) -> Mapping[str, tuple[int, int]]:
+        """Dead letters and quarantined keys of active generations."""
+        active = [g for g in self.generations_in_order(app) if g.checkpoint.role == "active"]
+        return {
+            g.checkpoint.projection: (len(g.letters), len(g.quarantined)) for g in active if g.letters or g.quarantined
+        }
+
+    async def resolve(
+        self,
+        app: str,
+        projection: str,
+        letters: Sequence[DeadLetter],
+        *,
+        lifted: Sequence[str] = (),
+        rows: Sequence[Row] = (),
+        deleted: Sequence[str] = (),
+        seen: Sequence[SeenRow] = (),
+        schema: ViewSchema[Any] | None = None,
+        epoch: int,
+    ) -> None:
+        """Removes dead letters, lifts quarantines, and writes what came of the letters' events."""
+        generation = self.active(app, projection)
+        if generation is None or generation.checkpoint.epoch != epoch:
+            raise epoch_moved(projection, epoch, None if generation is None else generation.checkpoint.epoch)
+        if schema is not None:
+            compare_columns(generation.columns, schema, generation.checkpoint.table)
+        given = {(letter.position, letter.key) for letter in letters}
+        for _, key in generation.letters.keys() - given:
+            if key in lifted:
+                raise letters_came(projection, key)
+        self._check_rows(projection, rows)
+        generation.set(epoch=epoch + 1)
+        generation.apply(Changes(rows=rows, deleted=deleted, seen=seen), self.now())
+        generation.resolve(letters, lifted)
+
+    @asynccontextmanager
+    async def snapshot(self, app: str, projections: Sequence[str]) -> AsyncIterator[Snapshot]:
+        """Copies of several projections' views and positions."""
+        yield MemorySnapshot({name: self.active(app, name) for name in projections})
 
 
 class _MemoryWriter(GenerationWriter):
-    def __init__(self, store: MemoryStore, table: str) -> None:
+    def __init__(self, store: MemoryStore, generation: Generation) -> None:
         self._store = store
-        self._table = table
+        self._generation = generation
         self._published = False
 
     @property
     def table(self) -> str:
-        return self._table
+        return self._generation.checkpoint.table
 
     async def insert(self, rows: Sequence[Row]) -> None:
-        table = self._store.rows(self._table)
+        table = self._generation.rows
         for row in rows:
             if row[0] in table:
                 raise RowRefused(f"key {row[0]!r} is there already", key=row[0])
         table.update((row[0], row) for row in rows)
 
     async def upsert(self, rows: Sequence[Row], deleted: Sequence[str] = ()) -> None:
-        table = self._store.rows(self._table)
-        for key in deleted:
-            table.pop(key, None)
-        table.update((row[0], row) for row in rows)
+        self._generation.apply(Changes(rows=rows, deleted=deleted), self._store.now())
 
     async def load(self, keys: Collection[str]) -> dict[str, Row]:
-        table = self._store.rows(self._table)
-        return {key: table[key] for key in keys if key in table}
+        return self._generation.load(keys)
+
+    async def record(self, letters: Sequence[DeadLetter]) -> None:
+        self._generation.apply(Changes(letters=letters), self._store.now())
 
     async def publish(
-        self, *, stream: str, created: str, position: int, fingerprint: str, seen: Sequence[SeenRow] = ()
+        self,
+        *,
+        stream: str,
+        created: str,
+        position: int,
+        fingerprint: str,
+        seen: Sequence[SeenRow] = (),
+        anchor: str | None = None,
     ) -> None:
-        checkpoint = {"stream": stream, "stream_created": created, "position": position, "fingerprint": fingerprint}
-        self._store.show(self._table, checkpoint)
+        if self._store.of(self._generation.checkpoint) is None:
+            raise lost(self.table)
+        self._generation.apply(Changes(seen=seen), self._store.now())
+        self._generation.set(stream=stream, created=created, position=position, fingerprint=fingerprint, anchor=anchor)
+        self._store.show(self._generation)
         self._published = True
 
     async def abandon(self) -> None:
         if not self._published:
-            self._store.drop(self._table)
-
-
-class _MemoryRepository(ViewRepository[V]):
-    def __init__(self, store: MemoryStore, schema: ViewSchema[V], name: str) -> None:
-        self._store = store
-        self._schema = schema
-        self._name = name
-
-    async def save(self, view: V) -> None:
-        await self.save_batch([view])
-
-    async def save_batch(self, views: Sequence[V]) -> None:
-        table = self._store.find(self._name, self._schema)
-        rows = {view.id: frozen(self._schema, view) for view in views}
-        table.update(rows)
-
-    async def find_by_id(self, key: str) -> V | None:
-        return (await self.find_by_ids([key])).get(key)
-
-    async def find_by_ids(self, keys: Collection[str]) -> dict[str, V]:
-        table = self._store.find(self._name, self._schema)
-        return {key: self._schema.thaw(table[key]) for key in keys if key in table}
-
-    async def find(
-        self, *conditions: Condition, order_by: Sequence[Order] = (), limit: int | None = None, offset: int = 0
-    ) -> list[V]:
-        asked.check_paging(limit, offset)
-        rows = self._matching(conditions)
-        for column, descending in reversed(asked.orders(self._schema, order_by)):
-            rows = self._sorted(rows, column, descending)
-        return [self._schema.thaw(row) for row in rows[offset : None if limit is None else offset + limit]]
-
-    async def count(self, *conditions: Condition) -> int:
-        return len(self._matching(conditions))
-
-    async def delete(self, key: str) -> bool:
-        return await self.delete_batch([key]) > 0
-
-    async def delete_batch(self, keys: Collection[str]) -> int:
-        table = self._store.find(self._name, self._schema)
-        return sum(table.pop(key, None) is not None for key in set(keys))
-
-    def _matching(self, conditions: Sequence[Condition]) -> list[Row]:
-        table = self._store.find(self._name, self._schema)
-        checked = asked.tests(self._schema, conditions)
-        return [row for row in table.values() if all(self._meets(row, test) for test in checked)]
-
-    def _meets(self, row: Row, test: asked.Test) -> bool:
-        cell = row[self._schema.names.index(test.column.name)]
-        if test.operator in ("is null", "is not null"):
-            return (cell is None) == (test.operator == "is null")
-        return cell is not None and test.value is not None and _COMPARE[test.operator](cell, test.value)
-
-    def _sorted(self, rows: list[Row], column: Column, descending: bool) -> list[Row]:
-        at = self._schema.names.index(column.name)
-        full = sorted((row for row in rows if row[at] is not None), key=_key(at, column), reverse=descending)
-        return full + [row for row in rows if row[at] is None]
-
-
-def _key(at: int, column: Column) -> Callable[[Row], Any]:
-    if column.kind is Kind.UUID:
-        return lambda row: row[at].bytes
-    return operator.itemgetter(at)
+            self._store.drop(self._generation)

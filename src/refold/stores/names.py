@@ -8,10 +8,12 @@ from typing import Final
 
 from refold.errors import DefinitionError
 
-__all__ = ["CHECKPOINTS", "MAX_NAME", "SEEN", "check_name", "generation_table", "index_name"]
+__all__ = ["CHECKPOINTS", "LETTERS", "MAX_NAME", "QUARANTINED", "SEEN", "check_name", "generation_table", "index_name"]
 
 CHECKPOINTS: Final = "refold_checkpoints"
 SEEN: Final = "refold_seen"
+LETTERS: Final = "refold_dead_letters"
+QUARANTINED: Final = "refold_quarantined"
 
 MAX_NAME: Final = 40
 """Longest name of a projection; the rest of the identifier is for version and generation."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -13,7 +12,8 @@ from psycopg import sql
 
 from refold.errors import StoreError
 from refold.stores.catalog import compare_columns, describe, lost, owner, stranger, taken
-from refold.stores.names import generation_table
+from refold.stores.names import LETTERS, QUARANTINED, generation_table
+from refold.stores.pgsessions import lock_key
 from refold.view import ViewSchema
 
 __all__ = ["PostgresCatalog"]
@@ -98,11 +98,11 @@ class PostgresCatalog:
                 "WHERE app = %s AND projection = %s AND version = %s",
                 *self.key[:3],
             )
-            self._value("SELECT pg_advisory_lock(%s)", _lock_key(self.key))
+            self._value("SELECT pg_advisory_lock(%s)", lock_key(self.key))
             self._connection.execute(
                 "INSERT INTO refold_checkpoints (app, projection, version, generation, partition, table_name, columns, "
-                "position, owner, epoch, state, since, renewed) "
-                "VALUES (%s, %s, %s, %s, 0, %s, %s, 0, %s, 0, 'rebuilding', now(), now())",
+                "position, owner, epoch, state, since, renewed, status, status_since) "
+                "VALUES (%s, %s, %s, %s, 0, %s, %s, 0, %s, 0, 'rebuilding', now(), now(), 'rebuilding', now())",
                 [*self.key, self.table, describe(schema), owner()],
             )
             make_table(self.table)
@@ -111,7 +111,7 @@ class PostgresCatalog:
     def drop_dead(self) -> None:
         """Drops generations whose writer is gone: nobody holds their lock."""
         for key in self._generations("state = 'rebuilding'"):
-            lock = _lock_key(key)
+            lock = lock_key(key)
             if self._value("SELECT pg_try_advisory_lock(%s)", lock):
                 try:
                     self._drop(key, "rebuilding")
@@ -172,6 +172,8 @@ class PostgresCatalog:
                 )
                 if gone.rowcount:
                     self._connection.execute(f"DELETE FROM refold_seen WHERE {_SEEN_KEY}", key)
+                    for kept in (LETTERS, QUARANTINED):
+                        self._connection.execute(f"DELETE FROM {kept} WHERE {_KEY}".encode(), key)
                     self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table)))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DependentObjectsStillExist) as error:
             _log.warning("a former generation stays for now", extra={"table": table, "reason": str(error)})
@@ -199,19 +201,25 @@ class PostgresCatalog:
         self._connection.execute("SET LOCAL synchronous_commit TO DEFAULT")
         self._lock_projection("1s")
         former = self._connection.execute(
-            "UPDATE refold_checkpoints SET state = 'retired', since = clock_timestamp() "
-            "WHERE app = %s AND projection = %s AND state = 'active'",
+            "UPDATE refold_checkpoints SET state = 'retired', since = clock_timestamp(), status = 'stopped', "
+            "status_since = clock_timestamp(), reason = NULL "
+            "WHERE app = %s AND projection = %s AND state = 'active' RETURNING wanted",
             self.key[:2],
-        )
+        ).fetchall()
+        # An order to pause stays; one to rebuild is met.
+        wanted = "pause" if ("pause",) in former else "run"
         mine = self._connection.execute(
             "UPDATE refold_checkpoints SET state = 'active', stream = %s, stream_created = %s, position = %s, "
-            f"fingerprint = %s, since = clock_timestamp(), renewed = clock_timestamp() WHERE {_KEY} "
-            "AND state = 'rebuilding'",
-            [*(checkpoint[name] for name in ("stream", "stream_created", "position", "fingerprint")), *self.key],
+            "fingerprint = %s, anchor = %s, since = clock_timestamp(), renewed = clock_timestamp(), status = 'stopped', "
+            f"status_since = clock_timestamp(), reason = NULL, wanted = %s WHERE {_KEY} AND state = 'rebuilding'",
+            [
+                *(checkpoint[name] for name in ("stream", "stream_created", "position", "fingerprint", "anchor")),
+                *(wanted, *self.key),
+            ],
         )
         if mine.rowcount != 1:
             raise lost(self.table)
-        self._show(columns, has_former=former.rowcount > 0)
+        self._show(columns, has_former=bool(former))
 
     def _show(self, columns: Sequence[str], *, has_former: bool) -> None:
         found = self._connection.execute(_RELATION, [self._name]).fetchone()
@@ -264,13 +272,8 @@ class PostgresCatalog:
 
     def _lock_projection(self, patience: str) -> None:
         self._value("SELECT set_config('lock_timeout', %s, true)", patience)
-        self._value("SELECT pg_advisory_xact_lock(%s)", _lock_key((self._app, self._name)))
+        self._value("SELECT pg_advisory_xact_lock(%s)", lock_key((self._app, self._name)))
 
     def _value(self, statement: LiteralString, *parameters: Any) -> Any:
         row = self._connection.execute(statement, parameters).fetchone()
         return None if row is None else row[0]
-
-
-def _lock_key(key: Sequence[Any]) -> int:
-    digest = blake2b(repr(("refold", *key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)

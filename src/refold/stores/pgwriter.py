@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import psycopg
-from psycopg import pq, sql
-from psycopg.abc import Buffer
-from psycopg.adapt import Dumper
+from psycopg import sql
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from refold.errors import RowRefused, StoreError
+from refold.ports.letters import DeadLetter
 from refold.ports.views import GenerationWriter, SeenRow
 from refold.stores.catalog import seen_rows
 from refold.stores.conditions import askable
 from refold.stores.names import SEEN
 from refold.stores.pgcatalog import PostgresCatalog
+from refold.stores.pgletters import record_letters
+from refold.stores.pgrows import PostgresRows, Unusual, copy_rows
 from refold.stores.sql import first_refused
 from refold.stores.threads import Worker
-from refold.view import Kind, Row, ViewSchema
+from refold.view import Row, ViewSchema
 
 if TYPE_CHECKING:
     from refold.stores.postgresql import PostgresStore
@@ -32,54 +33,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-_TYPES: Final[Mapping[Kind, str]] = {
-    Kind.TEXT: "text",
-    Kind.INTEGER: "int8",
-    Kind.FLOAT: "float8",
-    Kind.BOOLEAN: "bool",
-    Kind.DECIMAL: "numeric",
-    Kind.TIMESTAMP: "timestamptz",
-    Kind.DATE: "date",
-    Kind.UUID: "uuid",
-    Kind.BYTES: "bytea",
-    Kind.JSON: "jsonb",
-}
-
-
-_COPIED: Final = 1_000
-"""Rows that are given to COPY at once."""
-
-_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_TRAILER: Final = b"\xff\xff"
-
-
-def _copy_statement(table: sql.Composable, columns: sql.Composable) -> sql.Composed:
-    return sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT BINARY)").format(table, columns)
-
-
-class _Unusual(Exception):
-    """A row has a value that the quick way does not know."""
-
-
-class _JsonText(Dumper):
-    """JSON that is text already, as binary JSONB: a version byte and the text."""
-
-    oid = psycopg.adapters.types["jsonb"].oid
-    format = pq.Format.BINARY
-
-    def dump(self, obj: str) -> Buffer:
-        return b"\x01" + obj.encode()
-
-
-class _Bytes(Dumper):
-    """Bytes as they are."""
-
-    oid = psycopg.adapters.types["bytea"].oid
-    format = pq.Format.BINARY
-
-    def dump(self, obj: bytes) -> Buffer:
-        return obj
 
 
 class PostgresGenerationWriter(GenerationWriter):
@@ -104,9 +57,6 @@ class PostgresGenerationWriter(GenerationWriter):
         name: str,
         version: int,
     ) -> None:
-        # COPY asks for dumpers by column type; a class of its own keeps those of str and bytes parameters as they are.
-        connection.adapters.register_dumper(_JsonText, _JsonText)
-        connection.adapters.register_dumper(_Bytes, _Bytes)
         self._store = store
         self._connection = connection
         self._schema = schema
@@ -114,9 +64,7 @@ class PostgresGenerationWriter(GenerationWriter):
         self._worker: Worker | None = Worker("refold-generation", interrupt=connection.cancel_safe)
         self._table = ""
         self._keyed = False
-        self._unusual = False
-        self._types = [_TYPES[column.kind] for column in schema.columns]
-        self._columns = sql.SQL(", ").join(map(sql.Identifier, schema.names))
+        self._published = False
 
     @staticmethod
     async def begin(
@@ -138,7 +86,7 @@ class PostgresGenerationWriter(GenerationWriter):
 
     async def insert(self, rows: Sequence[Row]) -> None:
         if rows:
-            await self._run(self._put, rows, self._insert)
+            await self._run(self._put, rows, self._rows.insert)
 
     async def upsert(self, rows: Sequence[Row], deleted: Sequence[str] = ()) -> None:
         asked = askable(deleted)
@@ -149,21 +97,39 @@ class PostgresGenerationWriter(GenerationWriter):
         asked = askable(keys)
         return await self._run(self._load, asked) if asked else {}
 
+    async def record(self, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            await self._run(self._record, letters)
+
     async def publish(
-        self, *, stream: str, created: str, position: int, fingerprint: str, seen: Sequence[SeenRow] = ()
+        self,
+        *,
+        stream: str,
+        created: str,
+        position: int,
+        fingerprint: str,
+        seen: Sequence[SeenRow] = (),
+        anchor: str | None = None,
     ) -> None:
-        checkpoint = {"stream": stream, "stream_created": created, "position": position, "fingerprint": fingerprint}
+        checkpoint = {
+            "stream": stream,
+            "stream_created": created,
+            "position": position,
+            "fingerprint": fingerprint,
+            "anchor": anchor,
+        }
         await self._run(self._publish, checkpoint, seen)
-        await self._close()
+        self._published = True
 
     async def abandon(self) -> None:
         if self._worker is None:
             return
         try:
-            await self._run(self._catalog.abandon)
+            await self._call(self._settle if self._published else self._catalog.abandon)
         except StoreError:
-            # The next rebuild drops it: the lock that says that this one lives ends with the session.
-            _log.warning("a generation could not be dropped", extra={"table": self._table}, exc_info=True)
+            # The next rebuild drops what is left: the lock that says that this one lives ends with the session.
+            what = "tidied up after" if self._published else "dropped"
+            _log.warning(f"a generation could not be {what}", extra={"table": self._table}, exc_info=True)
         finally:
             await self._close()
 
@@ -178,6 +144,7 @@ class PostgresGenerationWriter(GenerationWriter):
     def _make_table(self, table: str) -> None:
         self._described = self._store.dialect.table(self._schema, table, keyed=False)
         self._name = sql.Identifier(table)
+        self._rows = PostgresRows(self._connection, self._schema, table)
         self._execute_ddl(CreateTable(self._described))
 
     def _put(self, rows: Sequence[Row], write: Callable[[Sequence[Row]], None]) -> None:
@@ -193,45 +160,29 @@ class PostgresGenerationWriter(GenerationWriter):
         try:
             with self._store.translating(), self._connection.transaction(force_rollback=undo):
                 write(rows)
-        except _Unusual:
-            self._unusual = True
+        except Unusual:
+            self._rows.unusual = True
             try:
                 self._attempt(rows, write, undo=undo)
             finally:
-                self._unusual = False
+                self._rows.unusual = False
         except (OverflowError, UnicodeEncodeError) as error:
             raise RowRefused(str(error)) from error
-
-    def _insert(self, rows: Sequence[Row]) -> None:
-        self._copy_views(self._name, rows)
 
     def _upsert(self, rows: Sequence[Row], deleted: Sequence[str]) -> None:
         self._ensure_key()
         if rows:
-            pending = sql.Identifier("refold_pending")
-            self._execute(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS", pending, self._name
-            )
-            self._copy_views(pending, rows)
-            changes = sql.SQL(", ").join(
-                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in self._schema.names[1:]
-            )
-            self._execute(
-                "INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT (id) DO UPDATE SET {}",
-                *(self._name, self._columns, self._columns, pending, changes),
-            )
+            self._rows.upsert(rows)
         if deleted:
-            self._connection.execute(sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._name), [list(deleted)])
+            self._rows.delete(deleted)
 
     def _load(self, keys: Sequence[str]) -> dict[str, Row]:
         self._ensure_key()
-        cells = sql.SQL(", ").join(
-            sql.SQL("{}::text" if column.kind is Kind.JSON else "{}").format(sql.Identifier(column.name))
-            for column in self._schema.columns
-        )
-        query = sql.SQL("SELECT {} FROM {} WHERE id = ANY(%s)").format(cells, self._name)
-        with self._connection.cursor(binary=True) as cursor:
-            return {row[0]: row for row in cursor.execute(query, [list(keys)])}
+        return self._rows.load(keys)
+
+    def _record(self, letters: Sequence[DeadLetter]) -> None:
+        with self._connection.transaction():
+            record_letters(self._connection, [(self._catalog.key, letters)])
 
     def _publish(self, checkpoint: Mapping[str, Any], seen: Sequence[SeenRow]) -> None:
         self._ensure_key()
@@ -241,15 +192,18 @@ class PostgresGenerationWriter(GenerationWriter):
             self._catalog.forget_seen()
             columns = "app, projection, projection_version, generation, aggregate_type, aggregate_id, version"
             types = ["text", "text", "int8", "int8", "text", "text", "int8"]
-            self._copy(sql.Identifier(SEEN), sql.SQL(columns), types, seen_rows(self._catalog.key, seen))
-        self._execute("ANALYZE {}", self._name)
+            copied = seen_rows(self._catalog.key, seen)
+            copy_rows(self._connection, sql.Identifier(SEEN), sql.SQL(columns), types, copied)
         try:
             self._catalog.switch(self._schema.names, checkpoint, attempts=self._store.switch_attempts)
         except psycopg.OperationalError as error:
             if not self._connection.closed or not self._was_published():
                 raise
             _log.info("the cutover was committed before the connection was lost", extra={"reason": str(error)})
-            return
+
+    def _settle(self) -> None:
+        """What readers of the new generation need not wait for."""
+        self._execute("ANALYZE {}", self._name)
         self._catalog.drop_former()
 
     def _was_published(self) -> bool:
@@ -263,29 +217,6 @@ class PostgresGenerationWriter(GenerationWriter):
             self._execute("ALTER TABLE {} ADD PRIMARY KEY (id)", self._name)
             self._keyed = True
 
-    def _copy_views(self, table: sql.Composable, rows: Sequence[Row]) -> None:
-        codec = self._schema.codec
-        if codec is None or not isinstance(rows, list) or self._unusual:
-            self._copy(table, self._columns, self._types, rows)
-            return
-        with self._connection.cursor() as cursor, cursor.copy(_copy_statement(table, self._columns)) as copy:
-            copy.write(_COPY_HEADER)
-            for start in range(0, len(rows), _COPIED):  # the database takes some in while the next are made
-                body = codec.copy(rows[start : start + _COPIED])
-                if body is None:
-                    raise _Unusual
-                copy.write(body)
-            copy.write(_COPY_TRAILER)
-
-    def _copy(
-        self, table: sql.Composable, columns: sql.Composable, types: Sequence[str], rows: Sequence[Sequence[Any]]
-    ) -> None:
-        with self._connection.cursor() as cursor, cursor.copy(_copy_statement(table, columns)) as copy:
-            copy.set_types(types)
-            write = copy.write_row
-            for row in rows:
-                write(row)
-
     def _execute(self, statement: str, *parts: sql.Composable) -> None:
         self._connection.execute(sql.SQL(statement).format(*parts))  # pyright: ignore[reportArgumentType]  # constant text, names are composed
 
@@ -295,6 +226,11 @@ class PostgresGenerationWriter(GenerationWriter):
     # -- Between thread and event loop ---------------------------------------------------------------------------------
 
     async def _run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._published:
+            raise StoreError(f"generation {self._table!r} is published: begin another")
+        return await self._call(call, *args, **kwargs)
+
+    async def _call(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._worker is None:
             raise StoreError(f"generation {self._table!r} is closed: begin another")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,11 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql
 
-from refold.errors import ConfigurationError, RefoldError, RowRefused, StoreError, StoreUnavailable
+from refold.errors import ConfigurationError, RefoldError, RowRefused, StoreBusy, StoreError, StoreUnavailable
+from refold.ports.live import Claims
 from refold.ports.views import GenerationWriter
+from refold.stores.live import LiveCatalog
 from refold.stores.names import generation_table
+from refold.stores.pgclaims import PostgresClaims
 from refold.stores.pgwriter import PostgresGenerationWriter
-from refold.stores.sql import Columns, SqlStore
+from refold.stores.sql import Columns
+from refold.stores.sqllive import SqlLiveStore
 from refold.stores.tables import POSTGRESQL
 from refold.stores.threads import Worker
 from refold.view import ViewSchema
@@ -27,11 +31,27 @@ __all__ = ["PostgresStore"]
 _SETTINGS: Final = (
     "-c timezone=UTC -c client_encoding=UTF8 -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
 )
+# A server that is gone without a word is noticed in half a minute, and not in hours.
+_CONNECTION: Final[Mapping[str, Any]] = {
+    "connect_timeout": 10,
+    "application_name": "refold",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _REFUSALS: Final = (
     psycopg.DataError,
     psycopg.IntegrityError,
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.StatementTooComplex,  # JSON nested deeper than its stack
+)
+_ENDED: Final = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.IdleSessionTimeout,
 )
 _COLUMNS: Final = sa.text(
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a "
@@ -39,7 +59,7 @@ _COLUMNS: Final = sa.text(
 )
 
 
-class PostgresStore(SqlStore):
+class PostgresStore(SqlLiveStore):
     """Views in PostgreSQL.
 
     Connections are SQLAlchemy's for repositories, and one of its own for every generation that is written: that one holds
@@ -52,6 +72,8 @@ class PostgresStore(SqlStore):
 
     dialect = POSTGRESQL
     is_sqlite = False
+    catalog = POSTGRESQL.catalog()
+    live = LiveCatalog(catalog, is_sqlite=False)
 
     def __init__(self, url: str, *, switch_attempts: int = 5) -> None:
         try:
@@ -66,7 +88,7 @@ class PostgresStore(SqlStore):
                 "the port in the PostgreSQL URL is no number: use postgresql://user@host:5432/database"
             )
         options = f"{given.pop('options', None) or ''} {_SETTINGS}".strip()
-        settings: dict[str, Any] = {"connect_timeout": 10, "application_name": "refold", **given, "options": options}
+        settings: dict[str, Any] = {**_CONNECTION, **given, "options": options}
         self.conninfo = psycopg.conninfo.make_conninfo(**settings)
         self.switch_attempts = switch_attempts
         shown = {name: str(given[name]) for name in ("host", "port", "dbname", "user") if given.get(name)}
@@ -74,7 +96,7 @@ class PostgresStore(SqlStore):
             " ".join(f"{name}={value}" for name, value in shown.items()) or "(libpq's defaults)"
         )
         self._engine = sa.create_engine(
-            "postgresql+psycopg://", creator=self.connect, pool_size=4, max_overflow=0, pool_pre_ping=True
+            "postgresql+psycopg://", creator=self.connect, pool_size=4, max_overflow=16, pool_pre_ping=True
         )
         self._readers = self._writers = Worker("refold-postgresql", 4)
 
@@ -104,9 +126,7 @@ class PostgresStore(SqlStore):
                 raise StoreError(f"{self.location} keeps text as {encoding}; use a database with encoding UTF8")
             # Two first starts at once would both create the catalog.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('refold catalog', 0))"))
-            for table in self.dialect.catalog():
-                if not self.columns_of(connection, table.name):
-                    table.create(connection)
+            self.prepare_catalog(connection)
 
         try:
             await self.write(prepare)
@@ -125,6 +145,19 @@ class PostgresStore(SqlStore):
         generation_table(name, version, 1)  # refused before anything is asked of the database
         return await PostgresGenerationWriter.begin(self, schema, app=app, name=name, version=version)
 
+    @contextlib.asynccontextmanager
+    async def claims(self, app: str, *, lease: float = 15.0) -> AsyncIterator[Claims]:
+        async with PostgresClaims(self, app, lease) as claims:
+            yield claims
+
+    @contextlib.contextmanager
+    def snapshot_transaction(self) -> Iterator[sa.Connection]:
+        with self._engine.connect() as connection:
+            options: Any = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            connection = connection.execution_options(**options)
+            with connection.begin():
+                yield connection
+
     @contextlib.contextmanager
     def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
         with self._engine.connect() as connection:
@@ -138,11 +171,13 @@ class PostgresStore(SqlStore):
         if isinstance(cause, _REFUSALS):
             return RowRefused(_reason(cause))
         if isinstance(cause, psycopg.errors.LockNotAvailable):
-            return StoreError(f"{self.location}: another session holds a lock for too long: {_reason(cause)}")
+            return StoreBusy(f"{self.location}: another session holds a lock for too long: {_reason(cause)}")
+        if isinstance(cause, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)):
+            return StoreBusy(f"{self.location} put the transaction off, try again: {_reason(cause)}")
         if isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)) and not _sqlstate(cause):
             return StoreUnavailable(f"the connection to {self.location} is lost: {_reason(cause)}")
-        if isinstance(cause, (psycopg.errors.AdminShutdown, psycopg.errors.CannotConnectNow)):
-            return StoreUnavailable(f"{self.location} is shutting down: {_reason(cause)}")
+        if isinstance(cause, _ENDED):
+            return StoreUnavailable(f"{self.location} ended the session: {_reason(cause)}")
         if isinstance(cause, psycopg.Error):
             return StoreError(f"{self.location}: {_reason(cause)}")
         if isinstance(error, exc.TimeoutError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,7 +22,7 @@ from refold.stores.tables import Dialect
 from refold.stores.threads import Worker
 from refold.view import Kind, Row, View, ViewSchema
 
-__all__ = ["Columns", "SqlRepository", "SqlStore", "create_statements", "first_refused"]
+__all__ = ["Columns", "SqlRepository", "SqlStore", "create_statements", "first_refused", "upsert_rows"]
 
 T = TypeVar("T")
 V = TypeVar("V", bound=View)
@@ -33,6 +33,29 @@ _ACTIVE: Final = sa.text(
 
 Columns = Mapping[str, str]
 """Column types of a table as its database names them, by column; empty where there is no such table."""
+
+
+class Transactions(Protocol):
+    """What a repository needs of a store."""
+
+    dialect: Dialect
+    is_sqlite: bool
+
+    async def read(self, call: Callable[[sa.Connection], T], /) -> T:
+        """Calls within a transaction that only reads."""
+        ...
+
+    async def write(self, call: Callable[[sa.Connection], T], /) -> T:
+        """Calls within a transaction that writes."""
+        ...
+
+    def translating(self) -> AbstractContextManager[None]:
+        """Turns the driver's errors into refold's."""
+        ...
+
+    def compare(self, connection: sa.Connection, table: sa.Table, schema: ViewSchema[Any]) -> None:
+        """Makes sure that a table is what its class says."""
+        ...
 
 
 class SqlStore(ViewStore, ABC):
@@ -107,7 +130,7 @@ class SqlStore(ViewStore, ABC):
         await self.write(create)
 
     async def checkpoints(self, app: str) -> Sequence[Mapping[str, Any]]:
-        table = self.dialect.catalog()[0]
+        table = self.dialect.catalog().checkpoints
         query = sa.select(table).where(table.c.app == app)
         query = query.order_by(table.c.projection, table.c.version, table.c.generation, table.c.partition)
         return await self.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
@@ -152,7 +175,7 @@ def create_statements(table: sa.Table, *, indexes: bool = True) -> list[sa.Execu
 class SqlRepository(ViewRepository[V]):
     """The views of one table or SQL view."""
 
-    def __init__(self, store: SqlStore, schema: ViewSchema[V], name: str) -> None:
+    def __init__(self, store: Transactions, schema: ViewSchema[V], name: str) -> None:
         self._store = store
         self._schema = schema
         self._table = store.dialect.table(schema, name)
@@ -165,7 +188,7 @@ class SqlRepository(ViewRepository[V]):
         if not rows:
             return
         try:
-            await self._run(lambda connection: self._save(connection, rows), write=True)
+            await self._run(lambda connection: upsert_rows(connection, self._table, rows), write=True)
         except RowRefused as error:
             refused = error
             found = await self._store.write(lambda connection: self._find_refused(connection, rows, refused))
@@ -231,19 +254,12 @@ class SqlRepository(ViewRepository[V]):
 
         return await self._run(load, write=False)
 
-    def _save(self, connection: sa.Connection, rows: Sequence[Row]) -> None:
-        insert = sqlite.insert if self._store.is_sqlite else postgresql.insert
-        statement = insert(self._table)
-        rest = {name: statement.excluded[name] for name in self._schema.names[1:]}
-        statement = statement.on_conflict_do_update(index_elements=["id"], set_=rest)
-        connection.execute(statement, [dict(zip(self._schema.names, row, strict=True)) for row in rows])
-
     def _find_refused(self, connection: sa.Connection, rows: Sequence[Row], refused: RowRefused) -> RowRefused:
         def write(some: Sequence[Row]) -> None:
             savepoint = connection.begin_nested()
             try:
                 with self._store.translating():
-                    self._save(connection, some)
+                    upsert_rows(connection, self._table, some)
             finally:
                 savepoint.rollback()
 
@@ -256,6 +272,16 @@ class SqlRepository(ViewRepository[V]):
             return call(connection)
 
         return await (self._store.write if write else self._store.read)(compared)
+
+
+def upsert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Inserts or replaces rows of a view's table."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table)
+    names = table.c.keys()
+    rest = {name: statement.excluded[name] for name in names[1:]}
+    statement = statement.on_conflict_do_update(index_elements=["id"], set_=rest)
+    connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def first_refused(rows: Sequence[Row], write: Callable[[Sequence[Row]], None], refused: RowRefused) -> RowRefused:

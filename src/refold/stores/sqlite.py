@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import decimal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,11 +14,15 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import sqlite
 
-from refold.errors import RefoldError, RowRefused, StoreError, StoreUnavailable
+from refold.errors import RefoldError, RowRefused, StoreBusy, StoreError, StoreUnavailable
+from refold.ports.live import Claims
 from refold.ports.views import GenerationWriter
+from refold.stores.live import LiveCatalog
 from refold.stores.names import generation_table
-from refold.stores.sql import Columns, SqlStore
+from refold.stores.sql import Columns
+from refold.stores.sqlitelive import SqliteClaims
 from refold.stores.sqlitewriter import SqliteGenerationWriter
+from refold.stores.sqllive import SqlLiveStore
 from refold.stores.tables import DECIMAL_COLLATION, SQLITE, Dialect
 from refold.stores.threads import Worker
 from refold.view import ViewSchema
@@ -37,9 +41,14 @@ _REASONS: Final = {
     "SQLITE_IOERR": "the file cannot be read or written",
     "SQLITE_CANTOPEN": "the file cannot be opened",
 }
+_KINDS: Final[Mapping[str, type[StoreError]]] = {
+    "SQLITE_BUSY": StoreBusy,
+    "SQLITE_LOCKED": StoreBusy,
+    "SQLITE_CANTOPEN": StoreUnavailable,
+}
 
 
-class SqliteStore(SqlStore):
+class SqliteStore(SqlLiveStore):
     """Views in an SQLite file (in WAL mode): one thread writes, others read what was committed.
 
     Beside the file, a generation that is being written has a ``.lock`` file, whose lock is its sign of life.
@@ -52,13 +61,15 @@ class SqliteStore(SqlStore):
     # STRICT tables came with 3.37; before it, the checks of frozen rows alone keep types right.
     dialect = SQLITE if sqlite3.sqlite_version_info >= (3, 37) else Dialect(SQLITE.types)
     is_sqlite = True
+    catalog = dialect.catalog()
+    live = LiveCatalog(catalog, is_sqlite=True)
 
     def __init__(self, path: str | Path, *, busy_seconds: float = _BUSY_SECONDS) -> None:
         self.path = Path(path).resolve()
         self._busy_seconds = busy_seconds
         self._writing: sqlite3.Connection | None = None
         self._engine = sa.create_engine(
-            "sqlite+pysqlite://", creator=self._connect, poolclass=sa.QueuePool, pool_size=3, max_overflow=0
+            "sqlite+pysqlite://", creator=self._connect, poolclass=sa.QueuePool, pool_size=3, max_overflow=16
         )
         event.listen(self._engine, "begin", _begin)
         self._readers = Worker("refold-sqlite-read", 2)
@@ -69,12 +80,8 @@ class SqliteStore(SqlStore):
         return f"sqlite {self.path}"
 
     async def __aenter__(self) -> Self:
-        def prepare(connection: sa.Connection) -> None:
-            for table in self.dialect.catalog():
-                table.create(connection, checkfirst=True)
-
         try:
-            await self.write(prepare)
+            await self.write(self.prepare_catalog)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -90,6 +97,14 @@ class SqliteStore(SqlStore):
     async def begin_generation(self, schema: ViewSchema[Any], *, app: str, name: str, version: int) -> GenerationWriter:
         generation_table(name, version, 1)  # refused before anything is asked of the database
         return await SqliteGenerationWriter.begin(self, schema, app=app, name=name, version=version)
+
+    @contextlib.asynccontextmanager
+    async def claims(self, app: str, *, lease: float = 15.0) -> AsyncIterator[Claims]:
+        async with SqliteClaims(self, app, lease) as claims:
+            yield claims
+
+    def snapshot_transaction(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        return self.transaction(write=False)
 
     @contextlib.contextmanager
     def transaction(self, *, write: bool) -> Iterator[sa.Connection]:
@@ -113,7 +128,7 @@ class SqliteStore(SqlStore):
             if name == "SQLITE_TOOBIG":
                 return RowRefused("a value is larger than SQLite takes")
             reason = next((text for code, text in _REASONS.items() if name.startswith(code)), str(cause))
-            kind = StoreUnavailable if name.startswith("SQLITE_CANTOPEN") else StoreError
+            kind = next((kind for code, kind in _KINDS.items() if name.startswith(code)), StoreError)
             return kind(f"{self.location}: {reason}")
         return StoreError(f"{self.location}: {error}") if isinstance(error, exc.SQLAlchemyError) else None
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import glob
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 
 from refold.errors import RowRefused, StoreError
+from refold.ports.letters import DeadLetter
 from refold.ports.views import GenerationWriter, SeenRow
 from refold.stores.catalog import compare_columns, describe, lost, owner, seen_rows, stranger, taken
 from refold.stores.conditions import askable
-from refold.stores.names import generation_table, index_name
-from refold.stores.queries import any_of
+from refold.stores.names import LETTERS, QUARANTINED, generation_table, index_name
 from refold.stores.sql import create_statements, first_refused
-from refold.stores.tables import timestamp_text
-from refold.view import Kind, Row, ViewSchema
+from refold.stores.sqlitelives import take_life
+from refold.stores.sqliterows import SqliteRows
+from refold.view import Row, ViewSchema
 
 if TYPE_CHECKING:
     from refold.stores.sqlite import SqliteStore
@@ -58,11 +56,6 @@ class SqliteGenerationWriter(GenerationWriter):
         self._table = ""
         self._life: sqlite3.Connection | None = None
         self._keyed = False
-        columns = ", ".join(f'"{column}"' for column in schema.names)
-        self._columns = columns
-        self._values = ", ".join("?" * len(schema.names))
-        self._changes = ", ".join(f'"{column}" = excluded."{column}"' for column in schema.names[1:])
-        self._coded = [(i, _CELLS[c.kind]) for i, c in enumerate(schema.columns) if c.kind in _CELLS]
 
     @staticmethod
     async def begin(
@@ -83,16 +76,14 @@ class SqliteGenerationWriter(GenerationWriter):
 
     async def insert(self, rows: Sequence[Row]) -> None:
         if rows:
-            await self._put(rows, self._insert)
+            await self._put(rows, self._rows.insert)
 
     async def upsert(self, rows: Sequence[Row], deleted: Sequence[str] = ()) -> None:
-        keys = [(key,) for key in askable(deleted)]
+        keys = askable(deleted)
 
         def write(connection: sa.Connection, some: Sequence[Row]) -> None:
-            if some:
-                self._insert(connection, some, f" ON CONFLICT (id) DO UPDATE SET {self._changes}")
-            if keys:
-                connection.exec_driver_sql(f"DELETE FROM {self._table} WHERE id = ?", keys)
+            self._rows.upsert(connection, some)
+            self._rows.delete(connection, keys)
 
         if rows or keys:
             await self._ensure_key()
@@ -104,14 +95,24 @@ class SqliteGenerationWriter(GenerationWriter):
         if not asked:
             return {}
         await self._ensure_key()
-        query = sa.select(self._described).where(any_of(self._described.c.id, Kind.TEXT, asked, sqlite=True))
-        return await self._store.read(lambda connection: {row[0]: tuple(row) for row in connection.execute(query)})
+        return await self._store.read(lambda connection: self._rows.load(connection, asked))
+
+    async def record(self, letters: Sequence[DeadLetter]) -> None:
+        self._refuse_closed()
+        await self._store.write(lambda connection: self._store.live.record(connection, [(self._key, letters)]))
 
     async def publish(
-        self, *, stream: str, created: str, position: int, fingerprint: str, seen: Sequence[SeenRow] = ()
+        self,
+        *,
+        stream: str,
+        created: str,
+        position: int,
+        fingerprint: str,
+        seen: Sequence[SeenRow] = (),
+        anchor: str | None = None,
     ) -> None:
         self._refuse_closed()
-        checkpoint = (stream, created, position, fingerprint)
+        checkpoint = (stream, created, position, fingerprint, anchor)
         await self._ensure_key()
         await self._store.write(lambda connection: self._publish(connection, checkpoint, seen))
         self._end_life()
@@ -152,23 +153,6 @@ class SqliteGenerationWriter(GenerationWriter):
 
         raise await self._store.write(find) from reason
 
-    def _insert(self, connection: sa.Connection, rows: Sequence[Row], conflict: str = "") -> None:
-        statement = f"INSERT INTO {self._table} ({self._columns}) VALUES ({self._values}){conflict}"
-        connection.exec_driver_sql(statement, self._cells(rows))
-
-    def _cells(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows as SQLite keeps them."""
-        codec = self._schema.codec
-        made: list[Row] | None = codec.sqlite(rows) if codec is not None and isinstance(rows, list) else None
-        return self._cells_by_column(rows) if made is None else made
-
-    def _cells_by_column(self, rows: Sequence[Row]) -> list[Row]:
-        columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
-        for i, encode in self._coded:
-            column = columns[i]
-            columns[i] = _with_nulls(encode, column) if type(None) in set(map(type, column)) else encode(column)
-        return list(zip(*columns, strict=True))
-
     async def _ensure_key(self) -> None:
         """The key's index is cheapest built after the bulk of the rows, and needed before any is looked up."""
         if not self._keyed:
@@ -199,16 +183,17 @@ class SqliteGenerationWriter(GenerationWriter):
         last = connection.exec_driver_sql(f"SELECT max(generation) {mine}", (app, name, version)).scalar() or 0
         self._key = (app, name, version, last + 1)
         self._table = generation_table(name, version, last + 1)
-        self._life = _take_life(_life_path(self._store.path, self._table))
+        self._life = take_life(_life_path(self._store.path, self._table))
         if self._life is None:
             raise StoreError(f"another rebuild holds {self._table!r}: try again")
         connection.exec_driver_sql(
             "INSERT INTO refold_checkpoints (app, projection, version, generation, partition, table_name, columns, "
-            f"position, owner, epoch, state, since, renewed) VALUES (?, ?, ?, ?, 0, ?, ?, 0, ?, 0, 'rebuilding', {_NOW}, {_NOW})",
+            f"position, owner, epoch, state, since, renewed, status, status_since) "
+            f"VALUES (?, ?, ?, ?, 0, ?, ?, 0, ?, 0, 'rebuilding', {_NOW}, {_NOW}, 'rebuilding', {_NOW})",
             (*self._key, self._table, describe(self._schema), owner()),
         )
-        self._described = self._store.dialect.table(self._schema, self._table, keyed=False)
-        for statement in create_statements(self._described, indexes=False):
+        self._rows = SqliteRows(self._store.dialect, self._schema, self._table)
+        for statement in create_statements(self._rows.described, indexes=False):
             connection.execute(statement)
 
     def _drop_dead(self, connection: sa.Connection) -> None:
@@ -219,7 +204,7 @@ class SqliteGenerationWriter(GenerationWriter):
         # One that was killed just after it was published left its lock alone.
         pattern = f"{glob.escape(self._store.path.name)}-{self._key[1]}__v*g*.lock"
         for path in {*unpublished, *self._store.path.parent.glob(pattern)}:
-            life = _take_life(path)
+            life = take_life(path)
             if life is not None:
                 if path in unpublished:
                     _drop(connection, unpublished[path], "rebuilding")
@@ -228,7 +213,7 @@ class SqliteGenerationWriter(GenerationWriter):
 
     def _publish(self, connection: sa.Connection, checkpoint: tuple[Any, ...], seen: Sequence[SeenRow]) -> None:
         app, name, *_ = self._key
-        for statement in create_statements(self._described)[1:]:
+        for statement in create_statements(self._rows.described)[1:]:
             connection.execute(statement)
         if seen:
             connection.exec_driver_sql(
@@ -236,19 +221,25 @@ class SqliteGenerationWriter(GenerationWriter):
                 "version) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 seen_rows(self._key, seen),
             )
-        former = connection.exec_driver_sql(
-            f"UPDATE refold_checkpoints SET state = 'retired', since = {_NOW} "
-            "WHERE app = ? AND projection = ? AND state = 'active'",
+        active = "app = ? AND projection = ? AND state = 'active'"
+        query = f"SELECT wanted FROM refold_checkpoints WHERE {active}"
+        former = connection.exec_driver_sql(query, (app, name)).scalars().all()
+        connection.exec_driver_sql(
+            f"UPDATE refold_checkpoints SET state = 'retired', since = {_NOW}, status = 'stopped', status_since = {_NOW}, "
+            f"reason = NULL WHERE {active}",
             (app, name),
         )
+        # An order to pause stays; one to rebuild is met.
+        wanted = "pause" if "pause" in former else "run"
         mine = connection.exec_driver_sql(
             "UPDATE refold_checkpoints SET state = 'active', stream = ?, stream_created = ?, position = ?, "
-            f"fingerprint = ?, since = {_NOW}, renewed = {_NOW} WHERE {_KEY} AND state = 'rebuilding'",
-            (*checkpoint, *self._key),
+            f"fingerprint = ?, anchor = ?, since = {_NOW}, renewed = {_NOW}, status = 'stopped', status_since = {_NOW}, "
+            f"reason = NULL, wanted = ? WHERE {_KEY} AND state = 'rebuilding'",
+            (*checkpoint, wanted, *self._key),
         )
         if mine.rowcount != 1:
             raise lost(self._table)
-        self._show(connection, has_former=former.rowcount > 0)
+        self._show(connection, has_former=bool(former))
         order = "state = 'retired' ORDER BY since DESC, version DESC, generation DESC LIMIT -1 OFFSET 1"
         for key in _generations(connection, self._key, order):
             _drop(connection, key, "retired")
@@ -265,8 +256,9 @@ class SqliteGenerationWriter(GenerationWriter):
             "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (name,)
         ).scalars()
         kept, broken = list(triggers), _broken_views(connection)
+        columns = ", ".join(f'"{column}"' for column in self._schema.names)
         connection.exec_driver_sql(f'DROP VIEW IF EXISTS "{name}"')
-        connection.exec_driver_sql(f'CREATE VIEW "{name}" AS SELECT {self._columns} FROM {self._table}')
+        connection.exec_driver_sql(f'CREATE VIEW "{name}" AS SELECT {columns} FROM {self._table}')
         for trigger in kept:
             connection.exec_driver_sql(trigger)
         newly = sorted(_broken_views(connection) - broken)
@@ -302,6 +294,8 @@ def _drop(connection: sa.Connection, key: tuple[str, str, int, int], state: str)
     gone = connection.exec_driver_sql(f"DELETE FROM refold_checkpoints WHERE {_KEY} AND state = ?", (*key, state))
     if gone.rowcount:
         connection.exec_driver_sql(f"DELETE FROM refold_seen WHERE {_SEEN_KEY}", key)
+        for kept in (LETTERS, QUARANTINED):
+            connection.exec_driver_sql(f"DELETE FROM {kept} WHERE {_KEY}", key)
         connection.exec_driver_sql(f"DROP TABLE IF EXISTS {generation_table(*key[1:])}")
 
 
@@ -318,49 +312,5 @@ def _broken_views(connection: sa.Connection) -> set[str]:
     return broken
 
 
-# -- The sign of life ------------------------------------------------------------------------------------------------------
-
-
 def _life_path(path: Path, table: str) -> Path:
     return path.with_name(f"{path.name}-{table}.lock")
-
-
-def _take_life(path: Path) -> sqlite3.Connection | None:
-    """The lock of a generation, or None where its writer holds it. SQLite's own file lock ends with the process."""
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError:
-        connection.close()
-        return None
-    return connection
-
-
-# -- Cells as SQLite keeps them, a column at a time ------------------------------------------------------------------------
-
-_JSON: Final = msgspec.json.Encoder()
-
-
-def _times(column: Sequence[dt.datetime]) -> list[str]:
-    if set(map(attrgetter("tzinfo"), column)) != {dt.UTC}:
-        return list(map(timestamp_text, column))
-    # Six times as fast as isoformat; it leaves out a fraction of zero.
-    texts = _JSON.encode(column)[2:-2].decode().split('","')
-    return [text if len(text) == 27 else f"{text[:19]}.000000Z" for text in texts]
-
-
-def _texts(column: Sequence[Any]) -> list[str]:
-    return list(map(str, column))
-
-
-def _with_nulls(encode: Callable[[Sequence[Any]], list[str]], column: Sequence[Any]) -> list[str | None]:
-    texts = iter(encode(given) if (given := [cell for cell in column if cell is not None]) else ())
-    return [None if cell is None else next(texts) for cell in column]
-
-
-_CELLS: Final[Mapping[Kind, Callable[[Sequence[Any]], list[str]]]] = {
-    Kind.TIMESTAMP: _times,
-    Kind.DECIMAL: _texts,
-    Kind.DATE: _texts,
-    Kind.UUID: _texts,
-}

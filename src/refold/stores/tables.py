@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -14,10 +14,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from refold.stores.catalog import is_required
-from refold.stores.names import CHECKPOINTS, SEEN, index_name
+from refold.stores.names import CHECKPOINTS, LETTERS, QUARANTINED, SEEN, index_name
 from refold.view import Kind, ViewSchema
 
-__all__ = ["DECIMAL_COLLATION", "POSTGRESQL", "SQLITE", "Dialect", "timestamp_text"]
+__all__ = ["DECIMAL_COLLATION", "POSTGRESQL", "SQLITE", "Catalog", "Dialect", "timestamp_text"]
 
 DECIMAL_COLLATION: Final = "refold_decimal"
 """Compares decimals kept as text by value. Only queries name it: tables stay readable for tools that do not know it."""
@@ -98,6 +98,22 @@ class _Jsonb(UserDefinedType[str]):
         return sa.cast(column, sa.Text())
 
 
+class Catalog(NamedTuple):
+    """Refold's own tables.
+
+    Attributes:
+        checkpoints: ``refold_checkpoints``, a row for every generation; its `state` is the generation's role.
+        seen: ``refold_seen``, highest handled versions that no row tells.
+        letters: ``refold_dead_letters``.
+        quarantined: ``refold_quarantined``.
+    """
+
+    checkpoints: sa.Table
+    seen: sa.Table
+    letters: sa.Table
+    quarantined: sa.Table
+
+
 class Dialect(msgspec.Struct, frozen=True):
     """What differs between databases when tables are described.
 
@@ -133,50 +149,58 @@ class Dialect(msgspec.Struct, frozen=True):
                 sa.Index(index_name(name, column.name), table.c[column.name])
         return table
 
-    def catalog(self) -> tuple[sa.Table, sa.Table]:
-        """The tables ``refold_checkpoints`` and ``refold_seen``."""
+    def catalog(self) -> Catalog:
+        """Refold's own tables."""
         metadata = sa.MetaData()
-        text, integer, time = (self.types[kind] for kind in (Kind.TEXT, Kind.INTEGER, Kind.TIMESTAMP))
+        text, integer, time, blob = (self.types[kind] for kind in (Kind.TEXT, Kind.INTEGER, Kind.TIMESTAMP, Kind.BYTES))
 
-        def key(name: str, kind: TypeEngine[Any]) -> sa.Column[Any]:
-            return sa.Column(name, kind, primary_key=True, nullable=False, autoincrement=False)
+        def table(name: str, keys: Mapping[str, TypeEngine[Any]], *columns: sa.Column[Any]) -> sa.Table:
+            key = [sa.Column(c, t, primary_key=True, nullable=False, autoincrement=False) for c, t in keys.items()]
+            return sa.Table(name, metadata, *key, *columns, **self.options)
 
-        checkpoints = sa.Table(
+        def required(name: str, kind: TypeEngine[Any]) -> sa.Column[Any]:
+            return sa.Column(name, kind, nullable=False)
+
+        generation = {"app": text, "projection": text, "version": integer, "generation": integer}
+        checkpoints = table(
             CHECKPOINTS,
-            metadata,
-            key("app", text),
-            key("projection", text),
-            key("version", integer),
-            key("generation", integer),
-            key("partition", integer),
-            sa.Column("table_name", text, nullable=False),
-            sa.Column("columns", text, nullable=False),
+            {**generation, "partition": integer},
+            required("table_name", text),
+            required("columns", text),
             sa.Column("fingerprint", text),
             sa.Column("stream", text),
             sa.Column("stream_created", text),
-            sa.Column("position", integer, nullable=False),
+            required("position", integer),
             sa.Column("anchor", text),
             sa.Column("owner", text),
-            sa.Column("epoch", integer, nullable=False),
-            sa.Column("state", text, nullable=False),
-            sa.Column("since", time, nullable=False),
-            sa.Column("renewed", time, nullable=False),
-            sa.Column("last_error", text),
-            **self.options,
+            required("epoch", integer),
+            required("state", text),
+            required("since", time),
+            required("renewed", time),
+            # Databases of older versions get these when they are opened, so they are nullable.
+            sa.Column("status", text),
+            sa.Column("status_since", time),
+            sa.Column("reason", text),
+            sa.Column("wanted", text),
+            sa.Column("skip", integer),
         )
-        seen = sa.Table(
-            SEEN,
-            metadata,
-            key("app", text),
-            key("projection", text),
-            key("projection_version", integer),
-            key("generation", integer),
-            key("aggregate_type", text),
-            key("aggregate_id", text),
-            sa.Column("version", integer, nullable=False),
-            **self.options,
+        aggregate = {"aggregate_type": text, "aggregate_id": text}
+        seen_key = {"app": text, "projection": text, "projection_version": integer, "generation": integer}
+        seen = table(SEEN, {**seen_key, **aggregate}, required("version", integer))
+        letters = table(
+            LETTERS,
+            {**generation, "position": integer, "key": text},
+            required("kind", text),
+            required("reason", text),
+            required("subject", text),
+            sa.Column("headers", blob),
+            required("body", blob),
+            required("recorded", time),
         )
-        return checkpoints, seen
+        quarantined = table(
+            QUARANTINED, {**generation, "key": text}, required("position", integer), required("reason", text)
+        )
+        return Catalog(checkpoints, seen, letters, quarantined)
 
 
 POSTGRESQL: Final = Dialect(

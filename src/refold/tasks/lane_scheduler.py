@@ -250,7 +250,7 @@ class LaneScheduler(Scheduler):
                 self._forget(entry)
             else:
                 self._wait(entry, again)
-            pass
+            self._pump(entry.lane)
 
     def _withdraw(self, entry: Entry) -> None:
         """Lets a task wait no longer."""
