@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refold.app import App
-from refold.clock import Clock, SystemClock
+from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
@@ -39,20 +39,40 @@ from refold.ports import (
 )
 from refold.running import run
 from refold.subjects import SubjectScheme
+from refold.tasks import (
+    At,
+    Backoff,
+    ConcurrentScheduler,
+    Cron,
+    Every,
+    HybridScheduler,
+    Now,
+    Run,
+    Scheduler,
+    SequentialScheduler,
+    Task,
+    TaskInfo,
+    TaskStatus,
+)
 from refold.view import Index, View
 
 __all__ = [
     "DELETE",
     "AggregateIndexer",
     "AggregateProjector",
+    "AlarmClock",
     "App",
+    "At",
+    "Backoff",
     "BatchApplied",
     "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
     "Codec",
+    "ConcurrentScheduler",
     "Condition",
+    "Cron",
     "DeadLetter",
     "DomainEvent",
     "ErrorPolicy",
@@ -60,6 +80,7 @@ __all__ = [
     "EventReader",
     "EventSource",
     "EventType",
+    "Every",
     "Fault",
     "FullProjection",
     "FullProjectionResult",
@@ -67,12 +88,14 @@ __all__ = [
     "GenerationWriter",
     "GoCodec",
     "Hook",
+    "HybridScheduler",
     "Index",
     "JsonCodec",
     "LetterKind",
     "LiveEvent",
     "LiveLimits",
     "NewEvent",
+    "Now",
     "Order",
     "Page",
     "Progress",
@@ -85,6 +108,9 @@ __all__ = [
     "RebuildResult",
     "Retry",
     "Retrying",
+    "Run",
+    "Scheduler",
+    "SequentialScheduler",
     "Settings",
     "Snapshot",
     "StateChanged",
@@ -93,6 +119,9 @@ __all__ = [
     "StreamReader",
     "SubjectScheme",
     "SystemClock",
+    "Task",
+    "TaskInfo",
+    "TaskStatus",
     "View",
     "ViewRepository",
     "ViewStore",
