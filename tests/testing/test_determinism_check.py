@@ -107,12 +107,15 @@ def test_handlers_predicates_and_helpers_are_found_in_a_projector() -> None:
         ("placed", "time.time_ns", "return time.time_ns()"),
         ("predicate", "time.time", told_line()),
     }
-    with pytest.raises(AssertionError, match=r"(?s)placed uses the clock: time.time_ns\n.*test_determinism_check.py:\d+"):
+    with pytest.raises(
+        AssertionError, match=r"(?s)placed uses the clock: time.time_ns\n.*test_determinism_check.py:\d+"
+    ):
         check_deterministic(Stamped(), events)
 
 
 def told_line() -> str:
-    return next(line.strip() for line in open(__file__) if line.startswith("class Stamped"))
+    lines = pathlib.Path(__file__).read_text("utf-8").splitlines()
+    return next(line for line in lines if line.startswith("class Stamped"))
 
 
 class Random(View):
