@@ -264,7 +264,16 @@ class SchemaMismatch(StoreError):
 
 
 class RebuildError(RefoldError):
-    """A rebuild did not end with new views; readers still see the old ones."""
+    """A rebuild did not end with new views; readers still see the old ones.
+
+    Args:
+        message: what happened and what to do.
+        projection: whom it concerns, where it concerns one alone.
+    """
+
+    def __init__(self, message: str, *, projection: str = "") -> None:
+        super().__init__(message)
+        self.projection = projection
 
 
 class RebuildHalted(RebuildError):

@@ -483,6 +483,25 @@ class LiveCases:
             with pytest.raises(ClaimLost):
                 await second.resolve(APP, "none", [], epoch=0)
 
+    async def test_resolving_is_refused_when_letters_came_meanwhile(self, store: Database, second: Database) -> None:
+        await self.build(store, rows=[row("k", 1)])
+        async with self.running(store) as (claims, writer):
+            await writer.commit({"one": Changes(letters=[letter(6, "k"), letter(6, "b")])}, old=5, new=6, anchor=None)
+            epoch = (await self.checkpoint(store)).epoch
+            mine = await second.letters(APP, "one", key="k")
+            await writer.commit(
+                {"one": Changes(letters=[letter(7, "k", LetterKind.PARKED)])}, old=6, new=7, anchor=None
+            )
+            change: dict[str, Any] = {"rows": [row("k", 3)], "schema": SIMPLE, "epoch": epoch}
+            with pytest.raises(ClaimLost, match="'k'"):
+                await second.resolve(APP, "one", mine, lifted=["k"], **change)
+            assert await self.shown(store) == {"k": 1}
+            assert await store.letter_counts(APP) == {"one": (3, 2)}
+            assert (await self.checkpoint(store)).epoch == epoch
+            await second.resolve(APP, "one", mine, **change)  # without lifting it, that is nobody's loss
+            assert [x.position for x in await store.letters(APP, "one", key="k")] == [7]
+            assert [q.key for q in await claims.quarantined("one")] == ["b", "k"]
+
     async def test_letters_go_and_come_with_their_generation(self, store: Database) -> None:
         old, new = [letter(3, "old")], [letter(3, "new"), letter(4, "new", LetterKind.PARKED)]
         await self.build(store, letters=old)

@@ -159,7 +159,9 @@ class _Pass:
                     await self._write(build)
                 await self._repair(builds)
             except HandlerError as error:
-                raise RebuildHalted(f"rebuild stopped, as the projection's policy says: {error}") from error
+                raise RebuildHalted(
+                    f"rebuild stopped, as the projection's policy says: {error}", projection=error.projection
+                ) from error
             return [await self._publish(build, events, accept_incomplete) for build in builds]
 
     # -- Reading -----------------------------------------------------------------------------------------------------
@@ -368,7 +370,8 @@ def _check_beginning(projector: Projector[Any], state: StreamState) -> None:
     raise RebuildError(
         f"{projector.spec.name}: stream {state.name!r} begins at position {state.first}, so its first events are gone and "
         "the views would lack them; restore the stream, set start_position= in the projector, or accept it "
-        "(--accept-truncated)"
+        "(--accept-truncated)",
+        projection=projector.spec.name,
     )
 
 

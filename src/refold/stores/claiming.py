@@ -15,6 +15,7 @@ __all__ = [
     "claim_lost",
     "epoch_moved",
     "highest_seen",
+    "letters_came",
     "new_owner",
     "not_claimed",
     "stands_at",
@@ -79,6 +80,13 @@ def epoch_moved(projection: str, expected: int, found: int | None) -> ClaimLost:
     now = "it has no active generation" if found is None else f"its epoch is {found}"
     return ClaimLost(
         f"projection {projection!r} has changed since it was read at epoch {expected}: {now}; nothing was written, try again"
+    )
+
+
+def letters_came(projection: str, key: str) -> ClaimLost:
+    """The error where a quarantine was to be lifted, and events were parked meanwhile."""
+    return ClaimLost(
+        f"projection {projection!r}: dead letters of view {key!r} came since they were read; nothing was written, try again"
     )
 
 

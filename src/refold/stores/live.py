@@ -14,7 +14,7 @@ from refold.ports.letters import DeadLetter, LetterKind
 from refold.ports.live import Checkpoint, Quarantined, Status, Wanted
 from refold.ports.views import SeenRow
 from refold.stores.catalog import seen_rows
-from refold.stores.claiming import epoch_moved, highest_seen
+from refold.stores.claiming import epoch_moved, highest_seen, letters_came
 from refold.stores.letters import letter_rows, quarantined_rows, storable
 from refold.stores.tables import Catalog
 
@@ -237,12 +237,19 @@ class LiveCatalog:
         lifted: Sequence[str],
         seen: Sequence[SeenRow],
     ) -> None:
-        """Removes dead letters and quarantines, and keeps what was seen."""
+        """Removes dead letters and quarantines, and keeps what was seen.
+
+        Raises:
+            ClaimLost: a view whose quarantine is to end has other letters.
+        """
         table, other = self.tables.letters, self.tables.quarantined
         for letter in letters:
             one = (table.c.position == letter.position, table.c.key == storable(letter.key))
             connection.execute(sa.delete(table).where(self._is(table, key), *one))
         for name in lifted:
+            left = sa.select(table.c.position).where(self._is(table, key), table.c.key == storable(name)).limit(1)
+            if connection.execute(left).first() is not None:
+                raise letters_came(key[1], name)
             connection.execute(sa.delete(other).where(self._is(other, key), other.c.key == storable(name)))
         self.keep_seen(connection, key, seen)
 

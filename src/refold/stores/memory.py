@@ -13,7 +13,7 @@ from refold.ports.letters import DeadLetter
 from refold.ports.live import Changes, Checkpoint, Claims, Database, Snapshot, Status, Wanted
 from refold.ports.views import GenerationWriter, SeenRow, ViewRepository
 from refold.stores.catalog import compare_columns, describe, lost, owner, stranger
-from refold.stores.claiming import claim_lost, epoch_moved, stands_at
+from refold.stores.claiming import claim_lost, epoch_moved, letters_came, stands_at
 from refold.stores.memorylive import MemoryClaims, MemorySnapshot
 from refold.stores.memorytables import Generation, MemoryTables
 from refold.stores.memoryviews import MemoryRepository
@@ -191,6 +191,10 @@ class MemoryStore(MemoryTables, Database):
             raise epoch_moved(projection, epoch, None if generation is None else generation.checkpoint.epoch)
         if schema is not None:
             compare_columns(generation.columns, schema, generation.checkpoint.table)
+        given = {(letter.position, letter.key) for letter in letters}
+        for _, key in generation.letters.keys() - given:
+            if key in lifted:
+                raise letters_came(projection, key)
         self._check_rows(projection, rows)
         generation.set(epoch=epoch + 1)
         generation.apply(Changes(rows=rows, deleted=deleted, seen=seen), self.now())

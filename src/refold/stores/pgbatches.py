@@ -64,6 +64,9 @@ _TRANSIENT: Final = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.QueryCanceled,  # its caller went away
 )
+_OF_THE_SERVER: Final = ("08", "25", "40", "53", "57", "58")
+"""Classes of errors that are no projection's own: connections, transactions, resources, operators, the system."""
+
 _UNWRITABLE: Final = (OverflowError, UnicodeEncodeError, struct.error, AttributeError, TypeError)
 """What the driver raises for cells that it cannot write."""
 
@@ -270,6 +273,9 @@ class PostgresBatchWriter(BatchWriter):
                 raise ProjectionStoreError(str(error), projection=projection) from error
             raise
         except StoreError as error:
+            state: str = getattr(error.__cause__, "sqlstate", None) or ""
+            if state.startswith(_OF_THE_SERVER):
+                raise
             raise ProjectionStoreError(str(error), projection=projection) from error
 
     # -- The session -----------------------------------------------------------------------------------------------------

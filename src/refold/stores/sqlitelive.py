@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from refold.errors import ClaimLost, ProjectionStoreError, RowRefused, StoreBusy, StoreError, StoreUnavailable
 from refold.ports.live import BatchWriter, Changes, Checkpoint
@@ -166,7 +167,9 @@ class SqliteBatchWriter(BatchWriter):
                 await self._store.write(write)
             except (ClaimLost, StoreBusy, StoreUnavailable):
                 raise
-            except (StoreError, RowRefused):
+            except (StoreError, RowRefused) as error:
+                if isinstance(error, StoreError) and not _is_of_one(error):
+                    raise
                 # Once more, a step at a time: whose fault is it?
                 await self._store.write(write_in_steps)
         except _NotMovedError:
@@ -219,10 +222,17 @@ class SqliteBatchWriter(BatchWriter):
                 raise
             raise ProjectionStoreError(str(error), projection=projection) from error
         except StoreError as error:
-            if getattr(error.__cause__, "sqlite_errorname", None) in (None, "SQLITE_ERROR"):
+            if _is_of_one(error):
                 raise ProjectionStoreError(str(error), projection=projection) from error
             raise
 
     def _check(self, projection: str) -> None:
         if projection not in self._claims:
             raise not_claimed(projection)
+
+
+def _is_of_one(error: StoreError) -> bool:
+    """Whether an error may be one projection's own: a table that is gone, and not a disk that is full."""
+    cause = error.__cause__
+    driver = cause.orig if isinstance(cause, exc.DBAPIError) else cause
+    return getattr(driver, "sqlite_errorname", None) in (None, "SQLITE_ERROR")

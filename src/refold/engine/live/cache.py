@@ -38,7 +38,9 @@ class TouchedCache(ViewCache[V]):
 
     def recall(self, key: str) -> V | None:
         """A view that the batch has not touched yet."""
-        view = self._young.pop(key, None) or self._old.pop(key, None)
+        view = self._young.pop(key, None)
+        if view is None:
+            view = self._old.pop(key, None)
         if view is not None:
             self.hot[key] = view
         return view

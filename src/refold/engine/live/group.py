@@ -41,6 +41,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_GRACE: Final = 5.0
+"""Seconds that a commit has to come to its end when something after it fails."""
+
+_UNNOTICED: Final = 0.2
+"""Seconds for which a projection that waits stands as it stood."""
+
 _FINAL: Final = (StreamReplaced, EventsExpired, StreamNotFound, NotPermitted)
 
 
@@ -78,7 +84,8 @@ class Group:
         limits: how to cut batches.
         accept_expired: go on though events after the position are gone.
         hook: told what happens.
-        on_standing: told, after every commit, whether the group is at the stream's head.
+        on_standing: told, after every commit, whether the group is at the stream's head; and what keeps it from getting on,
+            where something does.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class Group:
         limits: LiveLimits | None = None,
         accept_expired: bool = False,
         hook: Hook | None = None,
-        on_standing: Callable[[bool], None] | None = None,
+        on_standing: Callable[[bool, str], None] | None = None,
     ) -> None:
         self.members = members
         self.identity = identity
@@ -113,6 +120,7 @@ class Group:
         self._committing: asyncio.Task[None] | None = None
         self._committed = 0.0
         self._reaching = identity.position
+        self._anchor = identity.anchor
 
     @property
     def position(self) -> int:
@@ -129,7 +137,7 @@ class Group:
         await self._writer.close()
 
     async def run(self, stop: asyncio.Event, *, until: int | None = None) -> None:
-        """Runs until told to stop, or until a position is reached; what was folded by then is committed.
+        """Runs until told to stop, or up to and including a position; what was folded by then is committed.
 
         Raises:
             ClaimLost, HandlerError, TryLater, RowRefused, ProjectionStoreError, StoreError, StreamReplaced, EventsExpired,
@@ -138,14 +146,13 @@ class Group:
         """
         stopping = asyncio.create_task(stop.wait(), name="refold-stop")
         try:
-            if until is None:
-                await self._follow(stopping)
-            else:
-                wanted = dataclasses.replace(self._wanted, start_time=None, start_position=self.position + 1)
-                await self._take(self._source.batches(wanted, until=until), stopping)
-                self._batch.last = max(self._batch.last, until)
+            await self._follow(stopping, until)
             await self._cut()
             await self._wait_for_commit()
+        except Exception:
+            if self._committing is not None and not stopping.done():  # it has nothing to do with what failed after it
+                await asyncio.wait([self._committing, stopping], timeout=_GRACE, return_when=asyncio.FIRST_COMPLETED)
+            raise
         finally:
             stopping.cancel()
             if self._committing is not None:
@@ -154,52 +161,56 @@ class Group:
 
     # -- Reading -------------------------------------------------------------------------------------------------------
 
-    async def _follow(self, stopping: asyncio.Task[bool]) -> None:
+    async def _follow(self, stopping: asyncio.Task[bool], until: int | None) -> None:
         """Reads, and takes reading up again after interruptions, until it is told to stop."""
         waits = 0
-        while not stopping.done():
+        while not (stopping.done() or self._is_over(until)):
             reached = self._batch.last
-            anchor = self._batch.anchor or self.identity.anchor
+            anchor = self._batch.anchor or self._anchor
             identity = StreamIdentity(self.identity.created, reached, anchor)
             reading = self._source.follow(self._wanted, identity, name=self._name, accept_expired=self._accept_expired)
             try:
-                await self._take(reading, stopping)
+                await self._take(reading, stopping, until)
             except _FINAL:
                 raise
             except StreamError as error:
                 waits = 0 if self._batch.last > reached else waits + 1
-                pause = min(5.0, 0.05 * 2 ** min(waits, 10))
-                log.warning(
-                    "reading was interrupted and is taken up again",
-                    extra={"projections": self.names, "position": self._batch.last, "reason": str(error)},
-                )
-                self._tell(Retrying(projections=self.names, what="read", reason=str(error), wait=pause))
-                await self._cut()
-                await asyncio.wait([stopping], timeout=pause)
+                await self._pause(stopping, error, min(5.0, 0.05 * 2.0 ** min(waits, 10)))
 
-    async def _take(self, reading: AsyncGenerator[RawBatch, None], stopping: asyncio.Task[bool]) -> None:
-        """Folds what is read, and cuts batches, until reading ends or it is told to stop."""
+    def _is_over(self, until: int | None) -> bool:
+        return until is not None and self._batch.last >= until
+
+    async def _pause(self, stopping: asyncio.Task[bool], error: StreamError, seconds: float) -> None:
+        """Waits after an interruption; what was folded before it is committed meanwhile."""
+        log.warning(
+            "reading was interrupted and is taken up again",
+            extra={"projections": self.names, "position": self._batch.last, "reason": str(error)},
+        )
+        self._tell(Retrying(projections=self.names, what="read", reason=str(error), wait=seconds))
+        await self._cut()
+        if seconds > _UNNOTICED:
+            self._stand(at_head=False, trouble=f"reading was interrupted: {error}")
+        await asyncio.wait([stopping], timeout=seconds)
+
+    async def _take(
+        self, reading: AsyncGenerator[RawBatch, None], stopping: asyncio.Task[bool], until: int | None
+    ) -> None:
+        """Folds what is read, and cuts batches, until reading is interrupted, or is over."""
         async with aclosing(reading):
             coming: asyncio.Task[RawBatch] | None = None
             try:
-                while True:
+                while not (stopping.done() or self._is_over(until)):
                     if coming is None:
-                        coming = asyncio.ensure_future(_next(reading))
+                        coming = asyncio.create_task(_next(reading), name="refold-read")
                     waiting = [one for one in (coming, stopping, self._committing) if one is not None]
                     await asyncio.wait(waiting, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
                     if self._committing is not None and self._committing.done():
                         await self._wait_for_commit()
                     if coming.done():
                         part, coming = coming.result(), None
-                        await self._fold(part)
-                        if not (self._batch.moved or part.pending):
-                            self._stand(at_head=True)
-                    if stopping.done():
-                        return
+                        await self._fold(part if until is None else _up_to(until, part))
                     if self._is_due():
                         await self._cut()
-            except StopAsyncIteration:
-                return
             finally:
                 if coming is not None:
                     coming.cancel()
@@ -212,6 +223,8 @@ class Group:
         for member in self.members:
             if member.is_full:
                 await member.settle(self)
+        if not (self._batch.moved or part.pending):
+            self._stand(at_head=True)
 
     # -- Cutting -------------------------------------------------------------------------------------------------------
 
@@ -219,7 +232,7 @@ class Group:
         batch, limits = self._batch, self._limits
         if not batch.moved:
             return False
-        if batch.count >= limits.batch_events:
+        if batch.count >= limits.batch_events or any(member.is_crowded for member in self.members):
             return True
         if self._committing is not None:
             return False
@@ -240,11 +253,15 @@ class Group:
         if not batch.moved:
             return
         changes = {member.name: await member.finish(batch, self) for member in self.members}
+        counts = Counts()
+        for member in self.members:
+            counts.add(member.counted())
         await self._wait_for_commit()
         self._batch = Batch(batch.last)
-        self._committing = asyncio.create_task(self._commit(batch, changes), name="refold-commit")
+        self._anchor = batch.anchor or self._anchor
+        self._committing = asyncio.create_task(self._commit(batch, changes, counts), name="refold-commit")
 
-    async def _commit(self, batch: Batch, changes: Mapping[str, Changes]) -> None:
+    async def _commit(self, batch: Batch, changes: Mapping[str, Changes], counts: Counts) -> None:
         anchor, self._reaching = batch.anchor, batch.last
         some = {name: change for name, change in changes.items() if change}
         await self._persist("commit", lambda: self._writer.commit(some, old=batch.old, new=batch.last, anchor=anchor))
@@ -252,7 +269,7 @@ class Group:
         self._committed = time.monotonic()
         for member in self.members:
             member.committed(batch.last)
-        self._report(batch, some)
+        self._report(batch, some, counts)
 
     async def _wait_for_commit(self) -> None:
         """Waits for the commit that is under way, and raises what became of it."""
@@ -264,10 +281,7 @@ class Group:
                 if committing.done():
                     self._committing = None
 
-    def _report(self, batch: Batch, changes: Mapping[str, Changes]) -> None:
-        counts = Counts()
-        for member in self.members:
-            counts.add(member.counted())
+    def _report(self, batch: Batch, changes: Mapping[str, Changes], counts: Counts) -> None:
         letters: dict[str, Sequence[DeadLetter]] = {name: c.letters for name, c in changes.items() if c.letters}
         for name, some in letters.items():
             log.warning(
@@ -290,9 +304,9 @@ class Group:
         )
         self._stand(at_head=batch.pending <= self._limits.behind)
 
-    def _stand(self, *, at_head: bool) -> None:
+    def _stand(self, *, at_head: bool, trouble: str = "") -> None:
         if self._on_standing is not None:
-            self._on_standing(at_head)
+            self._on_standing(at_head, trouble)
 
     # -- Reading the database --------------------------------------------------------------------------------------------
 
@@ -320,6 +334,8 @@ class Group:
                         extra={"projections": self.names, "what": what, "reason": str(error)},
                     )
                     self._tell(Retrying(projections=self.names, what=what, reason=str(error), wait=attempt.next_wait))
+                    if attempt.next_wait > _UNNOTICED:
+                        self._stand(at_head=False, trouble=f"the database is not there for it: {error}")
                     raise
         raise AssertionError("retry_context ends by returning or raising")
 
@@ -329,4 +345,14 @@ class Group:
 
 
 async def _next(reading: AsyncGenerator[RawBatch, None]) -> RawBatch:
-    return await anext(reading)
+    try:
+        return await anext(reading)
+    except StopAsyncIteration:
+        raise StreamError("the stream's reader came to an end, which it never should") from None
+
+
+def _up_to(until: int, part: RawBatch) -> RawBatch:
+    """What a batch has up to and including a position."""
+    if part.last <= until:
+        return part
+    return RawBatch([message for message in part.messages if message[3] <= until], until, 0)

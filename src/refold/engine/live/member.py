@@ -13,13 +13,13 @@ from refold.engine.fold import Fold
 from refold.engine.letters import letter_of
 from refold.engine.live.batch import Batch
 from refold.engine.live.cache import SeenLog, TouchedCache
-from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault, Retry
+from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, ErrorRule, Fault, Retry
 from refold.engine.projector import Projector
 from refold.engine.spec import Route
 from refold.engine.step import Step
 from refold.errors import HandlerError, RowRefused
 from refold.event import DomainEvent
-from refold.ports import Changes, Codec, DeadLetter, SeenRow
+from refold.ports import Changes, Codec, SeenRow
 from refold.subjects import SubjectScheme
 from refold.view import Row, View
 
@@ -99,15 +99,21 @@ class Member:
         self.fold = _LiveFold(projector, memory, capacity)
         self._codec = codec
         self._scheme = scheme
+        self._capacity = capacity
         self._counts = Counts()
 
     @property
     def touched(self) -> bool:
         """Whether the open batch did anything here yet."""
         fold = self.fold
-        return bool(
-            len(fold.cache.hot) or fold.deferred or fold.late or fold.recorded or fold.troubled or fold.seen.before
-        )
+        waits = fold.deferred or fold.late
+        changes = fold.deleted or fold.recorded or fold.troubled or fold.seen.before
+        return bool(len(fold.cache.hot) or waits or changes)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the open batch touched as many views as are kept."""
+        return len(self.fold.cache.hot) >= self._capacity
 
     @property
     def is_full(self) -> bool:
@@ -149,13 +155,12 @@ class Member:
         repaired = await self._repair(batch, loader) if fold.troubled else Changes()
         fold.deleted -= fold.troubled
         fold.deleted.difference_update(row[0] for row in rows)
-        letters = self._letters(fold.recorded, batch)
         self._stop_at(fold.recorded)
         changes = Changes(
             rows=[*rows, *repaired.rows],
             deleted=[*sorted(fold.deleted), *repaired.deleted],
             seen=[*fold.seen.changes, *repaired.seen],
-            letters=[*letters, *repaired.letters],
+            letters=[letter_of(failure.fault, batch.message(failure.fault.position)) for failure in fold.recorded],
         )
         fold.settle()
         return changes
@@ -198,16 +203,21 @@ class Member:
         stored = await self._load(only, learn, loader)
         careful = _CarefulFold(self.projector, self.memory, only, ChainMap({}, known))
         fast: Fold[Any] = Fold(
-            self.projector, only=only, policies=ErrorPolicies(ErrorPolicy.SKIP), seen=ChainMap({}, known)
+            self.projector,
+            only=only,
+            policies=ErrorPolicies(ErrorPolicy.SKIP),
+            seen=ChainMap({}, known),
+            held=fold.held & only,
         )
-        for one in (careful, fast):
-            for key, row in stored.items():
-                one.cache.put(key, fold.spec.schema.thaw(row))
+        for key, row in stored.items():
+            careful.cache.put(key, fold.spec.schema.thaw(row))
+            if key not in fold.held:  # of which the live fold counts nothing
+                fast.cache.put(key, fold.spec.schema.thaw(row))
         # What the live fold counted of these keys is counted once more, to be taken off.
         dispatcher = Dispatcher([careful, fast], self._codec, self._scheme)
         for part in batch.parts:
             dispatcher.apply(part)
-        self._stop_at(careful.recorded)
+        fold.recorded += careful.recorded
         self._counts.add(careful.counts)
         self._counts.add(fast.counts, -1)
         if not fold.spec.keyed:
@@ -221,16 +231,14 @@ class Member:
             rows=careful.frozen([(key, view) for key, view in views if view.position > batch.old]),
             deleted=sorted(gone),
             seen=seen,
-            letters=self._letters(careful.recorded, batch),
         )
 
-    def _stop_at(self, recorded: Iterable[tuple[Fault, Exception | None]]) -> None:
+    def _stop_at(self, recorded: Iterable[Failure]) -> None:
         """Raises what the policy wants raised, for the first event that wants it."""
-        policies = self.projector.spec.policies
-        for fault, cause in sorted(recorded, key=lambda one: one[0].position):
-            rule = policies.rule(RowRefused if cause is None else type(cause))
+        for failure in sorted(recorded, key=lambda one: one.fault.position):
+            fault, rule, cause = failure.fault, failure.rule, failure.cause
             is_new = fault.position not in self.memory.exhausted and fault.position != self.memory.skip
-            if isinstance(rule, Retry) and is_new and not fault.parked:
+            if isinstance(rule, Retry) and is_new:
                 raise TryLater(fault, rule) from cause
             if fault.policy is ErrorPolicy.HALT:
                 where = f"position {fault.position}" + (f", key {fault.key!r}" if fault.key else "")
@@ -241,33 +249,40 @@ class Member:
                     position=fault.position,
                 ) from cause
 
-    def _letters(self, recorded: Iterable[tuple[Fault, Exception | None]], batch: Batch) -> list[DeadLetter]:
-        return [letter_of(fault, batch.message(fault.position)) for fault, _ in recorded]
-
 
 def _aggregate(event: DomainEvent[Any]) -> _Aggregate:
     return event.aggregate_type, event.aggregate_id
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """A fault, what the projection's rule for it was (None for a parked one), and what was raised."""
+
+    fault: Fault
+    rule: ErrorRule | None
+    cause: Exception | None
 
 
 class _Recording(Fold[V]):
     """A fold that keeps what failed, and leaves it to its caller to stop.
 
     Attributes:
-        recorded: faults, and what was raised.
+        recorded: what failed, and what was parked.
     """
 
     def __init__(self, projector: Projector[V], memory: Memory, **rest: Any) -> None:
-        self.recorded: list[tuple[Fault, Exception | None]] = []
+        self.recorded: list[Failure] = []
+        self._rule: ErrorRule | None = None
         self._memory = memory
         super().__init__(projector, **rest)
 
     def policy(self, kind: type[Exception], position: int) -> ErrorPolicy:
-        if position == self._memory.skip:
-            return ErrorPolicy.SKIP
-        return self.policies.policy(kind)
+        self._rule = self.policies.rule(kind)
+        return ErrorPolicy.SKIP if position == self._memory.skip else self.policies.policy(kind)
 
     def _record(self, fault: Fault, cause: Exception | None = None) -> None:
-        self.recorded.append((fault, cause))
+        rule, self._rule = self._rule, None  # every failure is asked about just before it is recorded
+        self.recorded.append(Failure(fault, None if fault.parked else rule, cause))
         if fault.parked:
             self.counts.parked += 1
         else:

@@ -1,23 +1,57 @@
-"""A projection's seat in the runner: how it stands, and what is known of it from one group to the next."""
+"""A projection's seat in the runner: what is known of it from one group to the next, and how it therefore stands.
+
+How it stands is never set: it follows from what is known, so that no two things that happen at once can leave a wrong one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from refold.engine.live.group import Group
 from refold.engine.live.hooks import Hook, StateChanged
 from refold.engine.live.member import Memory
 from refold.engine.policy import Retry
 from refold.engine.projector import Projector
+from refold.errors import StoreError
 from refold.ports import Checkpoint, Claims, Quarantined, Status, Wanted
 
-__all__ = ["Seat"]
+__all__ = ["Company", "Halt", "Seat"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Halt:
+    """An event that a projection may not pass.
+
+    Attributes:
+        position: of the event.
+        reason: what it is, and what to do.
+    """
+
+    position: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Company:
+    """Who may share a group: projections of which this is equal, once they are at one position.
+
+    Attributes:
+        created: the creation time of the stream that they have read.
+        start_time, start_position: where reading begins, as long as that lies ahead.
+        alone: name of a projection that is to be by itself.
+    """
+
+    created: str
+    start_time: datetime | None
+    start_position: int | None
+    alone: str
 
 
 class Seat:
@@ -25,17 +59,19 @@ class Seat:
 
     Args:
         projector: the user's fold.
-        hook: told of changes.
+        hook: told of changes; it may not raise.
 
     Attributes:
         projector: as given.
         name: of the projection.
-        checkpoint: where it was when it was taken up; None before it was built, and once it is lost.
+        checkpoint: where it was when it was taken up; None before it was built, and while it is not claimed.
         memory: what outlives its groups.
         position: where it is.
-        status, reason: how it stands, and why.
         failures: how often it failed since it last got on.
-        is_lost: whether another process, or newer code, has it now.
+        lost: why another process, or other code, has it now; None while it does not.
+        halt: the event that it may not pass.
+        apart: the position up to which it is by itself, since a group failed without a word on whom that concerns; else None.
+        is_building: whether it is being built.
         is_stale: whether its checkpoint must be read again before it runs.
     """
 
@@ -45,136 +81,256 @@ class Seat:
         self.checkpoint: Checkpoint | None = None
         self.memory = Memory()
         self.position = 0
-        self.status = Status.NEW
-        self.reason = ""
         self.failures = 0
-        self.is_lost = False
-        self.is_stale = False
+        self.lost: StoreError | None = None
+        self.halt: Halt | None = None
+        self.apart: int | None = None
+        self.is_building = False
+        self.is_stale = True
         self._hook = hook
-        self._until = 0.0
+        self._fault = ""
+        self._trouble = ""
+        self._note = ""
+        self._awaited = ""
+        self._at_head = False
+        self._ready_at = 0.0
         self._attempts: dict[int, int] = {}
-        self._told: tuple[Status, str] | None = None
+        self._stood = (Status.NEW, "")
+        self._written: tuple[Status, str] | None = None
+
+    # -- How it stands ---------------------------------------------------------------------------------------------------
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether it failed, and waits before it is tried again."""
-        return time.monotonic() < self._until
+    def standing(self) -> tuple[Status, str]:
+        """How it stands, and why."""
+        if self.lost is not None:
+            return Status.STOPPED, str(self.lost)
+        if self._awaited:
+            return Status.STOPPED, self._awaited
+        if self.is_building:
+            return Status.REBUILDING, "built from the beginning"
+        if self._is_paused:
+            return Status.PAUSED, f"paused by order; to go on: refold resume {self.name}"
+        if self._fault:
+            return Status.FAULTED, self._fault
+        if self.checkpoint is None:
+            return Status.NEW, self._trouble
+        if self._trouble:
+            return Status.DEGRADED, self._trouble
+        if not self._at_head:
+            return Status.CATCHING_UP, self._note
+        if self.memory.held:
+            return Status.DEGRADED, f"{_views(len(self.memory.held))} quarantined: refold dead-letters list"
+        return Status.LIVE, self._note
+
+    @property
+    def is_faulted(self) -> bool:
+        """Whether it cannot go on without help."""
+        return bool(self._fault)
+
+    @property
+    def ready_in(self) -> float:
+        """Seconds for which it waits, after a failure, before it is tried again; 0 where it does not."""
+        return max(0.0, self._ready_at - time.monotonic())
+
+    @property
+    def can_be_taken(self) -> bool:
+        """Whether its checkpoint should be read again, now."""
+        cannot_be_built = self.checkpoint is None and self.is_faulted
+        return self.is_stale and not (self.lost or self.ready_in or cannot_be_built)
 
     @property
     def can_run(self) -> bool:
-        """Whether it may be in a group."""
-        return not (self.is_lost or self.is_waiting or self.status in (Status.PAUSED, Status.FAULTED))
+        """Whether it may be in a group, now."""
+        return self.checkpoint is not None and not (self._is_paused or self._is_out_of_use)
 
     @property
-    def wants_rebuild(self) -> bool:
-        """Whether somebody ordered another generation."""
-        return not self.is_lost and self.checkpoint is not None and self.checkpoint.wanted is Wanted.REBUILD
+    def can_be_built(self) -> bool:
+        """Whether it was never built, or another generation was ordered; and may be built, now."""
+        if self.is_building:
+            return False
+        if self.checkpoint is None:
+            return not self._is_out_of_use
+        return self.checkpoint.wanted is Wanted.REBUILD and not (self.is_stale or self.ready_in)
 
-    def knows(self, standing: Checkpoint | None) -> bool:
+    @property
+    def _is_out_of_use(self) -> bool:
+        return bool(self.lost or self._fault or self.is_stale or self.ready_in)
+
+    @property
+    def _is_paused(self) -> bool:
+        return self.checkpoint is not None and self.checkpoint.wanted is Wanted.PAUSE
+
+    @property
+    def company(self) -> Company:
+        """Who may share a group with it."""
+        checkpoint, wanted = self.checkpoint, self.projector.spec.wanted
+        is_untouched = checkpoint is None or checkpoint.anchor is None  # else messages after the start were read
+        ahead = wanted.start_position if (wanted.start_position or 0) > self.position + 1 else None
+        alone = self.name if self.apart is not None or self.halt is not None else ""
+        created = "" if checkpoint is None else checkpoint.created or ""
+        return Company(created, wanted.start_time if is_untouched else None, ahead, alone)
+
+    def knows(self, found: Checkpoint | None) -> bool:
         """Whether its checkpoint is still as this seat took it up, but for its position."""
         mine = self.checkpoint
         return (
             mine is not None
-            and standing is not None
-            and (standing.generation, standing.version) == (mine.generation, mine.version)
-            and (standing.epoch, standing.owner, standing.role) == (mine.epoch, mine.owner, mine.role)
+            and found is not None
+            and (found.generation, found.version) == (mine.generation, mine.version)
+            and (found.epoch, found.owner, found.role) == (mine.epoch, mine.owner, mine.role)
         )
 
     # -- What happens to it ----------------------------------------------------------------------------------------------
 
-    def adopt(self, checkpoint: Checkpoint | None, quarantined: Sequence[Quarantined] = ()) -> None:
-        """Takes a checkpoint up, or none, where it was never built."""
-        self.checkpoint = checkpoint
-        self.is_lost = self.is_stale = False
-        self._told = None
-        if checkpoint is None:
-            self._change(Status.NEW, "")
-            return
-        self.position = checkpoint.position
-        self.memory.held = {one.key for one in quarantined}
-        self.memory.skip = checkpoint.skip
-        if self.status in (Status.NEW, Status.PAUSED, Status.FAULTED, Status.REBUILDING) and not self.is_waiting:
-            self._change(Status.CATCHING_UP, "")
+    def adopt(self, checkpoint: Checkpoint | None, quarantined: Sequence[Quarantined] = (), *, fault: str = "") -> None:
+        """Takes a checkpoint up, or none, where it was never built.
 
-    def lose(self, reason: str) -> None:
-        """Another process, or newer code, has it."""
-        log.warning("a projection is not run here", extra={"projection": self.name, "reason": reason})
-        self.is_lost = True
-        self.checkpoint = None
-        self._change(Status.STOPPED, reason)
+        Args:
+            checkpoint: as it was claimed.
+            quarantined: its quarantined views.
+            fault: why it cannot go on from there.
+        """
+        before, self.checkpoint = self.checkpoint, checkpoint
+        self.lost, self.is_stale = None, False
+        self._awaited, self._at_head, self._fault = "", False, fault
+        self.position = 0 if checkpoint is None else checkpoint.position
+        if checkpoint is not None:
+            self.memory.held = {one.key for one in quarantined}
+            self.memory.skip = checkpoint.skip
+            self._written = (checkpoint.status, checkpoint.reason)
+            if before is None or before.table != checkpoint.table:
+                self._note, self.halt = "", None
+        self._notice()
+
+    def await_claim(self, reason: str, seconds: float) -> None:
+        """Another process has it, perhaps not for long."""
+        if self._awaited != reason:
+            log.info("waiting for a claim", extra={"projection": self.name, "reason": reason})
+        self._awaited, self.is_stale = reason, True
+        self._ready_at = time.monotonic() + seconds
+        self._notice()
+
+    def lose(self, reason: StoreError) -> None:
+        """Another process, or other code, has it."""
+        log.warning("a projection is not run here", extra={"projection": self.name, "reason": str(reason)})
+        self.lost, self.checkpoint, self.is_stale = reason, None, False
+        self._notice()
+
+    def fault(self, reason: str) -> None:
+        """It cannot go on without help."""
+        log.error("a projection stopped", extra={"projection": self.name, "position": self.position, "reason": reason})
+        self._fault = reason
+        self._notice()
 
     def wait_for(self, seconds: float, reason: str) -> None:
         """It failed, and is tried again after a while."""
         log.warning("a projection failed and is tried again", extra={"projection": self.name, "reason": reason})
         self.failures += 1
         self.is_stale = True
-        self._until = time.monotonic() + seconds
-        self._change(Status.DEGRADED, reason)
+        self._ready_at = time.monotonic() + seconds
+        self._trouble = reason
+        self._notice()
 
-    def refuse(self, key: str, reason: str, upto: int) -> None:
-        """The database refuses a row: its events up to a position are at fault."""
+    def is_built(self, note: str = "") -> None:
+        """It is not being built any more.
+
+        Args:
+            note: what came of it, where that was not what was wanted.
+        """
+        self.is_building, self._note = False, note
+        self._notice()
+
+    def begin_building(self) -> None:
+        """It is being built from now on."""
+        self.is_building = True
+        self._notice()
+
+    def hurry(self) -> None:
+        """Somebody wrote to its checkpoint, which is to be read now."""
+        self.is_stale, self._ready_at = True, 0.0
+
+    def part_until(self, position: int) -> None:
+        """It is to be by itself until it has passed a position."""
+        self.apart = max(position, self.position + 1)
+
+    def refuse(self, key: str, reason: str, upto: int) -> bool:
+        """The database refuses a row: its events up to a position are at fault. Whether that was not known yet."""
+        if self.memory.refused.get(key, ("", -1))[1] >= upto:
+            return False
         self.memory.refused[key] = (reason, upto)
+        return True
 
     def try_again(self, position: int, rule: Retry) -> float:
         """Counts an attempt at an event; seconds to wait before the next. After the last one, its failure counts."""
         attempt = self._attempts[position] = self._attempts.get(position, 0) + 1
         if attempt >= rule.attempts:
             self.memory.exhausted.add(position)
-        wait: float = min(rule.wait_max, rule.wait_initial * 2 ** (attempt - 1))
+        wait: float = min(rule.wait_max, rule.wait_initial * 2 ** min(attempt - 1, 50))
         return wait * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
 
-    def reached(self, group: Group) -> None:
-        """Takes note of what a group has committed."""
-        if group.position > self.position:
-            self.failures = 0
-            self._attempts.clear()
-        self.position = group.position
+    def got_on(self, position: int, *, at_head: bool, trouble: str = "") -> None:
+        """Its group tells how it is getting on.
 
-    def at_head(self, at_head: bool, position: int) -> None:
-        """A batch was committed."""
-        self.position = position
-        if not at_head:
-            self._change(Status.CATCHING_UP, "")
-        elif self.memory.held:
-            count = len(self.memory.held)
-            self._change(Status.DEGRADED, f"{count} views are quarantined; see refold dead-letters list")
-        else:
-            self._change(Status.LIVE, "")
+        Args:
+            position: the last one committed.
+            at_head: whether that is the stream's head, or nearly.
+            trouble: what keeps it from getting on; empty where nothing does.
+        """
+        self.position = max(position, self.position)
+        self._at_head, self._trouble = at_head, trouble
+        if not trouble:
+            self.failures = 0
+            self.apart = None if self.apart is None or position >= self.apart else self.apart
+            self._attempts = {at: count for at, count in self._attempts.items() if at > position}
+        self._notice()
+
+    def reached(self, position: int) -> None:
+        """Its group has ended."""
+        self.position = max(position, self.position)
+        if self.halt is not None and self.position >= self.halt.position - 1:
+            halt, self.halt = self.halt, None
+            if self.memory.skip != halt.position:
+                self.fault(halt.reason)
 
     # -- What is told of it ----------------------------------------------------------------------------------------------
 
-    async def stand(self, claims: Claims, status: Status, reason: str) -> None:
-        """Stands so from now on, and says it."""
-        self._change(status, reason)
-        await self.tell(claims)
-
-    async def fault(self, claims: Claims, reason: str) -> None:
-        """It cannot go on without help."""
-        log.error("a projection stopped", extra={"projection": self.name, "position": self.position, "reason": reason})
-        await self.stand(claims, Status.FAULTED, reason)
-
     async def tell(self, claims: Claims) -> None:
-        """Writes how it stands, unless it was written already."""
-        now = (self.status, self.reason)
-        if self.checkpoint is not None and self._told != now and self.status is not Status.NEW:
+        """Writes how it stands, unless it was written already; what cannot be written now is written another time."""
+        now = self.standing
+        if self.checkpoint is None or self._written == now:
+            return
+        try:
             await claims.report(self.name, *now)
-            self._told = now
+        except StoreError as error:
+            log.warning("a status could not be written", extra={"projection": self.name, "reason": str(error)})
+        else:
+            self._written = now
 
     async def release(self, claims: Claims) -> None:
         """Lets go of its claim; what stopped it stays to be read."""
         if self.checkpoint is None:
             return
-        kept = self.status in (Status.FAULTED, Status.PAUSED)
-        await claims.release(self.name, self.status if kept else Status.STOPPED, self.reason if kept else "")
+        status, reason = self.standing
+        kept = status in (Status.FAULTED, Status.PAUSED)
+        try:
+            await claims.release(self.name, status if kept else Status.STOPPED, reason if kept else "")
+        except StoreError as error:
+            log.warning("a claim could not be released", extra={"projection": self.name, "reason": str(error)})
 
-    def _change(self, now: Status, reason: str) -> None:
-        before = self.status
-        if (before, self.reason) == (now, reason):
+    def _notice(self) -> None:
+        """Tells of a change."""
+        (before, _), (now, reason) = self._stood, self.standing
+        if self._stood == (now, reason):
             return
-        self.status, self.reason = now, reason
+        self._stood = (now, reason)
         if before is not now:
             log.info(
                 "a projection stands otherwise",
                 extra={"projection": self.name, "before": before.value, "now": now.value, "reason": reason},
             )
         self._hook(StateChanged(projection=self.name, before=before, now=now, reason=reason, position=self.position))
+
+
+def _views(count: int) -> str:
+    return "1 view is" if count == 1 else f"{count} views are"
