@@ -192,7 +192,7 @@ def bench_live(
     from refold.bench.live.run import run_live_bench
 
     parts = {part.value for part in only or set(LivePart) - {LivePart.MEMORY}} | ({"memory"} if memory else set())
-    _exit(
+    exit_with(
         run_live_bench(
             store=store.value,
             parts=parts,

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from refold.app import App
 from refold.cli.text import confirm, console_on, moment, number, table, tell
-from refold.engine.policy import printable
-from refold.errors import ConfigurationError, ProjectionError
+from refold.errors import ConfigurationError, ProjectionError, printable
 from refold.ports import DeadLetter, LetterKind
 
 __all__ = ["run_discard", "run_list", "run_retry", "run_show"]

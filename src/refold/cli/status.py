@@ -19,8 +19,7 @@ from rich.text import Text
 from refold.app import App
 from refold.cli.text import console_on, moment, number, span, table
 from refold.engine.live.status import ProjectionStatus
-from refold.engine.policy import printable
-from refold.errors import StoreError
+from refold.errors import StoreError, printable
 from refold.ports import Status
 
 __all__ = ["exit_code", "run_status"]

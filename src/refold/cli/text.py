@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from refold.engine.policy import printable
-from refold.errors import ConfigurationError
+from refold.errors import ConfigurationError, printable
 
 __all__ = ["confirm", "console_on", "moment", "number", "span", "table", "tell"]
 

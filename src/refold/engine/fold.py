@@ -15,10 +15,10 @@ import msgspec
 
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault, told
+from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.engine.step import Step, own_step
-from refold.errors import HandlerError, RowRefused, UndecodableEvent
+from refold.errors import HandlerError, RowRefused, UndecodableEvent, told
 from refold.event import DomainEvent
 from refold.view import Kind, Row, View, ViewSchema
 
