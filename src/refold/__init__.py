@@ -6,6 +6,7 @@ from refold.app import App
 from refold.clock import Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
+from refold.engine.aggregates import IndexedAggregate, StoredIndexer
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
 from refold.engine.live.status import ProjectionStatus
@@ -64,6 +65,7 @@ __all__ = [
     "GenerationWriter",
     "GoCodec",
     "Index",
+    "IndexedAggregate",
     "JsonCodec",
     "LetterKind",
     "LiveLimits",
@@ -81,6 +83,7 @@ __all__ = [
     "Settings",
     "Snapshot",
     "Status",
+    "StoredIndexer",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
