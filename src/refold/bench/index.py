@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 import time
@@ -59,13 +60,14 @@ async def run_index_bench(*, as_json: bool, **asked: Any) -> int:
     return 0
 
 
-async def measure_index(*, store: str, events: int, aggregates: int, seed: int) -> dict[str, Any]:
+async def measure_index(*, store: str, events: int, aggregates: int, live: bool, seed: int) -> dict[str, Any]:
     """Measures.
 
     Args:
         store: ``postgresql`` or ``sqlite``.
         events: that are in the stream at first, and that come then, each.
         aggregates: that they are drawn from.
+        live: whether to measure live running too.
         seed: of what is drawn.
 
     Returns:
@@ -75,31 +77,34 @@ async def measure_index(*, store: str, events: int, aggregates: int, seed: int) 
         RefoldError: a process failed, or the lists differ.
     """
     say = Console(stderr=True).print
-    live = {}
+    told: dict[str, Any] = {"store": store, "events": events, "aggregates": aggregates}
     async with Servers.started(store) as servers:
         with Filling(servers.nats, STREAM, draw(None, aggregates, seed=seed)) as filling:
             say(f"filling a stream with {events:,} events, and building from it …")
             await asyncio.to_thread(filling.more, events)
-            for name in INDEX_SETS:
+            for name in INDEX_SETS if live else ["index"]:
                 await ran(servers, stream=STREAM, projections=name, until=events)
-            await asyncio.to_thread(filling.more, events)
-            for name in INDEX_SETS:
-                say(f"taking up {events:,} more ({name}) …")
-                live[name] = await ran(servers, stream=STREAM, projections=name, until=2 * events)
+            if live:
+                told |= await _live(servers, filling, events)
         say("listing …")
-        listing = await _listing(servers)
+        told |= await _listing(servers)
         host = Host.here(nats=await asyncio.to_thread(servers.nats_version))
-    each = {name: told["running"] / events * 1e6 for name, told in live.items()}
+    return told | {"host": dataclasses.asdict(host)}
+
+
+async def _live(servers: Servers, filling: Filling, events: int) -> dict[str, float]:
+    """Microseconds an event, where as many more come as there were."""
+    each = {}
+    await asyncio.to_thread(filling.more, events)
+    for name in INDEX_SETS:
+        Console(stderr=True).print(f"taking up {events:,} more ({name}) …")
+        told = await ran(servers, stream=STREAM, projections=name, until=2 * events)
+        each[name] = told["running"] / events * 1e6
     return {
-        "store": store,
-        "events": events,
-        "aggregates": aggregates,
-        **listing,
         "live_us_index_alone": round(each["index"], 2),
         "live_us_without": round(each["without"], 2),
         "live_us_with": round(each["with"], 2),
         "live_us_of_index": round(each["with"] - each["without"], 2),
-        "host": {"system": host.system, "cpus": host.cpus, "python": host.python, "servers": dict(host.servers)},
     }
 
 

@@ -220,10 +220,13 @@ def bench_index(
         int, typer.Option(min=1, help="Events that are there at first, and that come then, each.")
     ] = 300_000,
     aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 100_000,
+    live: Annotated[bool, typer.Option(help="Measure live running too.")] = True,
     seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure listing aggregates from the stream and from the aggregate index, and what the index costs live."""
     from refold.bench.index import run_index_bench
 
-    _exit(run_index_bench(store=store.value, events=events, aggregates=aggregates, seed=seed, as_json=as_json))
+    exit_with(
+        run_index_bench(store=store.value, events=events, aggregates=aggregates, live=live, seed=seed, as_json=as_json)
+    )
