@@ -6,6 +6,7 @@ from refold.app import App
 from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
+from refold.engine.aggregates import IndexedAggregate, StoredIndexer
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
 from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
@@ -90,6 +91,7 @@ __all__ = [
     "Hook",
     "HybridScheduler",
     "Index",
+    "IndexedAggregate",
     "JsonCodec",
     "LetterKind",
     "LiveEvent",
@@ -115,6 +117,7 @@ __all__ = [
     "Snapshot",
     "StateChanged",
     "Status",
+    "StoredIndexer",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
