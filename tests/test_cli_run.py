@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import refold
 from live_cli import WITH_SHORT_LEASE, Running, Shell, eventually
 from refold import Status
+from refold.cli import run as live_console
 from refold.embedded import EmbeddedNats
 from servers import free_port, run
 
@@ -245,3 +247,10 @@ def test_the_consumer_is_not_permitted(quick: Shell, own_nats: MakeNats, stream_
             assert running.end() == 0
     finally:
         run(server.stop())
+
+
+def test_what_the_log_says_twice_is_left_out_of_it() -> None:
+    """The messages are constant, and this holds them to what the engine writes."""
+    source = "".join(path.read_text() for path in (Path(refold.__file__).parent).rglob("*.py") if path.name != "run.py")
+    for message in live_console._TOLD_BY_HOOKS | live_console._WORTH_TELLING:
+        assert f'"{message}"' in source

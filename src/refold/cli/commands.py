@@ -54,6 +54,7 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     cli.command("import")(import_file)
     cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
+    bench.command("tasks")(bench_tasks)
     bench.command("live")(bench_live)
     bench.command("index")(bench_index)
 
@@ -167,6 +168,19 @@ def bench_rebuild(
             as_json=as_json,
         )
     )
+
+
+def bench_tasks(
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks without work, to be run once each.")] = 100_000,
+    limit: Annotated[int, typer.Option(min=1, help="How many of them may run at once.")] = 100,
+    timers: Annotated[int, typer.Option(min=1, help="Hourly tasks that wait.")] = 10_000,
+    idle_seconds: Annotated[float, typer.Option("--idle", min=0.01, help="Seconds to watch them wait.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure schedulers: rate and memory, how late tasks begin, the cost of waiting, closing under load."""
+    from refold.bench.tasks import run_tasks_bench
+
+    exit_with(run_tasks_bench(tasks=tasks, limit=limit, timers=timers, idle_seconds=idle_seconds, as_json=as_json))
 
 
 def bench_live(

@@ -87,6 +87,7 @@ class PostgresBatchWriter(BatchWriter):
     ) -> None:
         self._store = store
         self._claims = dict(claims)
+        self._keys = {name: key_of(claim) for name, claim in claims.items()}
         self._schemas = schemas
         self._worker = Worker("refold-writer", interrupt=self._interrupt)
         self._connection: psycopg.Connection[Any] | None = None
@@ -127,7 +128,7 @@ class PostgresBatchWriter(BatchWriter):
     def _load_seen(self, projection: str, aggregates: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
         kinds, names = zip(*aggregates, strict=True)
         asked = [Cells("int8", range(len(aggregates))), Cells("text", kinds), Cells("text", list(map(storable, names)))]
-        app, name, version, generation = key_of(self._claims[projection])
+        app, name, version, generation = self._keys[projection]
         parameters = [*asked, app, name, Int8(version), Int8(generation)]
         found = self._connected().execute(_SEEN, parameters, prepare=True, binary=True)
         return {aggregates[number]: seen for number, seen in found}
@@ -161,8 +162,8 @@ class PostgresBatchWriter(BatchWriter):
         with connection.pipeline():
             connection.execute(b"BEGIN")
             moved = self._move(connection, old, new, anchor)
+            self._write_rest(connection, changes)
             for name, change in changes.items():
-                self._write_rest(connection, name, change)
                 if 0 < len(change.rows) <= _MANY:
                     self._rows[name].put(change.rows)
         if self._has_moved(connection, moved, old, new):
@@ -184,7 +185,7 @@ class PostgresBatchWriter(BatchWriter):
             return
         for name, change in changes.items():
             with self._part_of(name):
-                self._write_rest(connection, name, change)
+                self._write_rest(connection, {name: change})
                 self._write_rows(connection, name, change.rows)
         connection.commit()
 
@@ -219,13 +220,13 @@ class PostgresBatchWriter(BatchWriter):
             for row in connection.execute(_STANDING, [self._app, *self._moved[:3]])
         }
 
-    def _write_rest(self, connection: psycopg.Connection[Any], name: str, change: Changes) -> None:
-        key = key_of(self._claims[name])
-        deleted = askable(change.deleted)
-        if deleted:
-            self._rows[name].delete(deleted)
-        keep_seen(connection, key, change.seen)
-        record_letters(connection, key, change.letters)
+    def _write_rest(self, connection: psycopg.Connection[Any], changes: Mapping[str, Changes]) -> None:
+        for name, change in changes.items():
+            deleted = askable(change.deleted)
+            if deleted:
+                self._rows[name].delete(deleted)
+        keep_seen(connection, [(self._keys[name], change.seen) for name, change in changes.items()])
+        record_letters(connection, [(self._keys[name], change.letters) for name, change in changes.items()])
 
     def _write_rows(self, connection: psycopg.Connection[Any], name: str, rows: Sequence[Row]) -> None:
         def attempt(some: Sequence[Row], *, undo: bool = True) -> None:

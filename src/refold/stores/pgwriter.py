@@ -182,7 +182,7 @@ class PostgresGenerationWriter(GenerationWriter):
 
     def _record(self, letters: Sequence[DeadLetter]) -> None:
         with self._connection.transaction():
-            record_letters(self._connection, self._catalog.key, letters)
+            record_letters(self._connection, [(self._catalog.key, letters)])
 
     def _publish(self, checkpoint: Mapping[str, Any], seen: Sequence[SeenRow]) -> None:
         self._ensure_key()

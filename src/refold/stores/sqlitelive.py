@@ -113,6 +113,7 @@ class SqliteBatchWriter(BatchWriter):
     ) -> None:
         self._store = store
         self._claims = dict(claims)
+        self._keys = {name: key_of(claim) for name, claim in claims.items()}
         self._rows = {name: SqliteRows(store.dialect, schemas[name], claim.table) for name, claim in claims.items()}
         held = list(claims.values())
         self._whose = (held[0].app, held[0].owner)
@@ -134,7 +135,7 @@ class SqliteBatchWriter(BatchWriter):
 
     async def load_seen(self, projection: str, aggregates: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         self._check(projection)
-        key = key_of(self._claims[projection])
+        key = self._keys[projection]
 
         def load(connection: sa.Connection) -> dict[tuple[str, str], int]:
             found = {
@@ -153,14 +154,14 @@ class SqliteBatchWriter(BatchWriter):
             self._move_checkpoints(connection, old, new, anchor)
             for name, change in changes.items():
                 self._rows[name].upsert(connection, change.rows)
-                self._write_rest(connection, name, change)
+            self._write_rest(connection, changes)
 
         def write_in_steps(connection: sa.Connection) -> None:
             self._move_checkpoints(connection, old, new, anchor)
             for name, change in changes.items():
                 with self._part_of(name), self._store.translating():
                     self._write_rows(connection, name, change.rows)
-                    self._write_rest(connection, name, change)
+                    self._write_rest(connection, {name: change})
 
         try:
             try:
@@ -192,11 +193,12 @@ class SqliteBatchWriter(BatchWriter):
         if connection.exec_driver_sql(self._move, parameters).rowcount != len(self._claims):
             raise _NotMovedError("the checkpoints are not where they were expected")
 
-    def _write_rest(self, connection: sa.Connection, name: str, change: Changes) -> None:
-        key = key_of(self._claims[name])
-        self._rows[name].delete(connection, askable(change.deleted))
-        self._store.live.keep_seen(connection, key, change.seen)
-        self._store.live.record(connection, key, change.letters)
+    def _write_rest(self, connection: sa.Connection, changes: Mapping[str, Changes]) -> None:
+        for name, change in changes.items():
+            self._rows[name].delete(connection, askable(change.deleted))
+        live, keys = self._store.live, self._keys
+        live.keep_seen(connection, [(keys[name], change.seen) for name, change in changes.items()])
+        live.record(connection, [(keys[name], change.letters) for name, change in changes.items()])
 
     def _write_rows(self, connection: sa.Connection, name: str, rows: Sequence[Row]) -> None:
         def attempt(some: Sequence[Row]) -> None:
