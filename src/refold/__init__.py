@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from refold.app import App
-from refold.clock import Clock, SystemClock
+from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
+from refold.engine.aggregates import IndexedAggregate, StoredIndexer
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
 from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
@@ -39,20 +40,40 @@ from refold.ports import (
 )
 from refold.running import run
 from refold.subjects import SubjectScheme
+from refold.tasks import (
+    At,
+    Backoff,
+    ConcurrentScheduler,
+    Cron,
+    Every,
+    HybridScheduler,
+    Now,
+    Run,
+    Scheduler,
+    SequentialScheduler,
+    Task,
+    TaskInfo,
+    TaskStatus,
+)
 from refold.view import Index, View
 
 __all__ = [
     "DELETE",
     "AggregateIndexer",
     "AggregateProjector",
+    "AlarmClock",
     "App",
+    "At",
+    "Backoff",
     "BatchApplied",
     "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
     "Codec",
+    "ConcurrentScheduler",
     "Condition",
+    "Cron",
     "DeadLetter",
     "DomainEvent",
     "ErrorPolicy",
@@ -60,6 +81,7 @@ __all__ = [
     "EventReader",
     "EventSource",
     "EventType",
+    "Every",
     "Fault",
     "FullProjection",
     "FullProjectionResult",
@@ -67,12 +89,15 @@ __all__ = [
     "GenerationWriter",
     "GoCodec",
     "Hook",
+    "HybridScheduler",
     "Index",
+    "IndexedAggregate",
     "JsonCodec",
     "LetterKind",
     "LiveEvent",
     "LiveLimits",
     "NewEvent",
+    "Now",
     "Order",
     "Page",
     "Progress",
@@ -85,14 +110,21 @@ __all__ = [
     "RebuildResult",
     "Retry",
     "Retrying",
+    "Run",
+    "Scheduler",
+    "SequentialScheduler",
     "Settings",
     "Snapshot",
     "StateChanged",
     "Status",
+    "StoredIndexer",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
     "SystemClock",
+    "Task",
+    "TaskInfo",
+    "TaskStatus",
     "View",
     "ViewRepository",
     "ViewStore",

@@ -213,8 +213,8 @@ class Grouping:
         await self._close(running.group)
         error = None if running.task.cancelled() else running.task.exception()
         for seat in running.seats:
-            seat.reached(running.group.position)
             seat.is_stale = True
+            seat.reached(running.group.position)
         if error is not None:
             self._blame(running, error)
 
