@@ -186,7 +186,7 @@ def test_jetstream_is_off(quick: Shell, own_nats: MakeNats, config: str, words: 
     run(server.start())
     try:
         with quick.started("run", "totals", REFOLD_NATS_URL=server.url) as running:
-            running.says("totals: degraded: ", words)
+            running.says("totals: new: it could not be built: ", words)
             assert running.end() == 0
     finally:
         run(server.stop())
@@ -194,7 +194,7 @@ def test_jetstream_is_off(quick: Shell, own_nats: MakeNats, config: str, words: 
 
 def test_the_stream_is_missing_and_comes_later(quick: Shell) -> None:
     with quick.started("run", "totals") as running:
-        running.says("totals: degraded: ", "does not exist; create it, publish to it, or check its name")
+        running.says("totals: new: it could not be built: ", "does not exist; create it, publish to it, or check its name")
         quick.publish(("a", 1))
         running.says("totals: live at position 1")
         assert running.end() == 0
@@ -238,7 +238,7 @@ def test_the_consumer_is_not_permitted(quick: Shell, own_nats: MakeNats, stream_
         u: dict[str, Any] = {"REFOLD_NATS_USER": "u", "REFOLD_NATS_PASSWORD": "u"}
         words = f"may not publish to '$JS.API.CONSUMER.CREATE.{stream_name}"
         with quick.started("run", "totals", **u) as running:
-            running.says("totals: degraded: it could not be rebuilt: ", words, "check its permissions")
+            running.says("totals: new: it could not be built: ", words, "check its permissions")
             assert running.end() == 0
         assert quick("rebuild", "totals").returncode == 0
         with quick.started("run", "totals", **u) as running:
