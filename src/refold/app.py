@@ -1,51 +1,35 @@
-"""The application: one object that knows stream, database and projectors, and connects them."""
+"""The application: one object that knows stream, database and projectors, and what a user does with them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
-import stamina
-from nats.aio.client import Client
-
-from refold.clock import Clock, SystemClock
-from refold.codecs import codec_named
-from refold.config import Settings, load_settings
+from refold.container import Container
 from refold.engine.live.group import LiveLimits
 from refold.engine.live.hooks import Hook
 from refold.engine.live.retry import discard, retry
 from refold.engine.live.runner import Runner, RunnerParts
+from refold.engine.live.status import ProjectionStatus, look
 from refold.engine.live.waiting import read_at, wait_for
-from refold.engine.outcome import ProgressHook, RebuildLimits, RebuildResult
+from refold.engine.outcome import ProgressHook, RebuildResult
 from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
 from refold.engine.rebuild import Rebuild
-from refold.errors import ConfigurationError, NatsUnavailable, StoreUnavailable, StreamNotFound
-from refold.event import EventType, NewEvent
-from refold.jetstream.api import JetStreamApi
-from refold.jetstream.bulk import JetStreamSource
-from refold.jetstream.connection import connected
-from refold.jetstream.indexer import JetStreamIndexer
-from refold.jetstream.publisher import JetStreamPublisher
-from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
-from refold.ports import Checkpoint, Database, PublishAck, Snapshot, ViewRepository, Wanted
-from refold.stores import open_store
-from refold.subjects import SubjectScheme
+from refold.errors import ConfigurationError, StreamNotFound
+from refold.event import NewEvent
+from refold.jetstream.head import JetStreamHead
+from refold.ports import Checkpoint, PublishAck, Snapshot, ViewRepository, Wanted
 from refold.view import View
 
 __all__ = ["App"]
 
 V = TypeVar("V", bound=View)
-R = TypeVar("R")
-
-log = logging.getLogger(__name__)
 
 
-class App:
+class App(Container):
     """An application: a stream, a database, and the projectors between them.
 
     An async context manager: it connects on entering (trying again for `startup_timeout` seconds while NATS or the
@@ -63,160 +47,7 @@ class App:
         ConfigurationError: a setting is wrong.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        limits: RebuildLimits | None = None,
-        clock: Clock | None = None,
-        environment: bool = True,
-        **settings: Any,
-    ) -> None:
-        if not name or not name.replace("_", "a").replace("-", "a").isalnum() or name != name.lower():
-            raise ConfigurationError(f"app name {name!r}: use lower-case letters, digits, _ and -")
-        self.name = name
-        self.settings: Settings = load_settings(environment=environment, **settings)
-        self.stream = self.settings.stream or name
-        self.scheme = SubjectScheme(self.settings.subject_scheme, self.settings.subject_prefix)
-        self.codec = codec_named(self.settings.codec)
-        self._nats = self.settings.nats(f"refold {name}")
-        self._limits = limits
-        self._clock = clock or SystemClock()
-        self._projectors: dict[str, Projector[Any]] = {}
-        self._stack: AsyncExitStack | None = None
-        self._client: Client | None = None
-        self._store: Database | None = None
-
-    def __repr__(self) -> str:
-        return f"App({self.name!r}, stream={self.stream!r}, projections={sorted(self._projectors)})"
-
-    # -- Projectors --------------------------------------------------------------------------------------------------
-
-    def register(self, *projectors: type[Projector[Any]] | Projector[Any]) -> None:
-        """Adds projectors, as classes or instances.
-
-        Raises:
-            ConfigurationError: one is no projector, or its name is taken.
-        """
-        for given in projectors:
-            projector = given() if isinstance(given, type) else given
-            if not isinstance(projector, Projector) or not hasattr(type(projector), "spec"):
-                raise ConfigurationError(f"{given!r} is no projector with a name: class X(Projector[View], name='x')")
-            other = self._projectors.setdefault(projector.spec.name, projector)
-            if type(other) is not type(projector):
-                raise ConfigurationError(f"two projectors are called {projector.spec.name!r}; rename one")
-
-    @property
-    def projections(self) -> Sequence[str]:
-        """Names of the registered projectors, in the order of registration."""
-        return tuple(self._projectors)
-
-    @property
-    def event_types(self) -> dict[str, EventType]:
-        """The event types that registered projectors handle, by name."""
-        return {n: route.event_type for p in self._projectors.values() for n, route in p.spec.routes.items()}
-
-    def projector(self, which: str | type[Projector[V]]) -> Projector[Any]:
-        """A registered projector, by name or class.
-
-        Raises:
-            ConfigurationError: there is none; lists those there are.
-        """
-        name = which if isinstance(which, str) else which.spec.name
-        if name not in self._projectors:
-            known = ", ".join(sorted(self._projectors)) or "none"
-            raise ConfigurationError(f"projection {name!r} is not registered; there are: {known}")
-        return self._projectors[name]
-
-    # -- Lifecycle ---------------------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        if self._stack is not None:
-            raise ConfigurationError(f"app {self.name!r} is open already")
-        async with AsyncExitStack() as stack:
-            url = self.settings.database_url.get_secret_value()
-            self._store = await self._persist(
-                lambda: stack.enter_async_context(open_store(url)), "database", StoreUnavailable
-            )
-            self._client = await self._persist(
-                lambda: stack.enter_async_context(connected(self._nats)), "nats", NatsUnavailable
-            )
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stack, self._stack, self._client, self._store = self._stack, None, None, None
-        if stack is not None:
-            await stack.aclose()
-
-    async def _persist(self, enter: Callable[[], Awaitable[R]], what: str, away: type[Exception]) -> R:
-        """Connects, trying again while the other side is away."""
-        retry = stamina.retry_context(
-            on=away, attempts=None, timeout=self.settings.startup_timeout, wait_initial=0.2, wait_max=2.0
-        )
-        async for attempt in retry:
-            with attempt:
-                try:
-                    return await enter()
-                except away as error:
-                    log.warning("not reachable at start; trying again", extra={"what": what, "reason": str(error)})
-                    raise
-        raise AssertionError("retry_context ends by returning or raising")
-
-    # -- Parts -------------------------------------------------------------------------------------------------------
-
-    @property
-    def store(self) -> Database:
-        """The database. Raises ConfigurationError unless the app is open."""
-        return self._opened(self._store)
-
-    @property
-    def client(self) -> Client:
-        """The app's NATS connection. Raises ConfigurationError unless the app is open."""
-        return self._opened(self._client)
-
-    @property
-    def api(self) -> JetStreamApi:
-        """The JetStream API of the app's connection."""
-        return JetStreamApi(self.client)
-
-    @property
-    def publisher(self) -> JetStreamPublisher:
-        """Appends events to the app's stream."""
-        return JetStreamPublisher(self.client, self.stream, self.codec, self.scheme, self._clock)
-
-    @property
-    def indexer(self) -> JetStreamIndexer:
-        """Lists aggregates of the app's stream."""
-        return JetStreamIndexer(self.client, self.stream, self.scheme)
-
-    @property
-    def event_reader(self) -> JetStreamEventReader:
-        """Reads events of the app's stream by type."""
-        return JetStreamEventReader(self.client, self.stream, self.codec, self.scheme, self.event_types)
-
-    @property
-    def stream_reader(self) -> JetStreamStreamReader:
-        """Reads the events of one aggregate of the app's stream."""
-        return JetStreamStreamReader(self.client, self.stream, self.codec, self.scheme, self.event_types)
-
-    @property
-    def source(self) -> JetStreamSource:
-        """Reads the app's stream in bulk, on connections of its own."""
-
-        def connect() -> AbstractAsyncContextManager[Client]:
-            return connected(self._nats, purpose="bulk")
-
-        return JetStreamSource(connect, self.stream, self.scheme)
-
-    def _opened(self, part: R | None) -> R:
-        if part is None:
-            raise ConfigurationError(f"app {self.name!r} is not open: use it inside `async with app:`")
-        return part
-
-    # -- What a user does --------------------------------------------------------------------------------------------
+    # -- Events and views --------------------------------------------------------------------------------------------
 
     async def create_stream(self, *aggregate_types: str) -> None:
         """Makes the app's stream, unless it is there; one that is there stays as it is.
@@ -290,10 +121,7 @@ class App:
         Raises:
             RebuildError, StreamError, StoreError: readers see what they saw; see `refold.engine.rebuild.Rebuild.run`.
         """
-        names = list(dict.fromkeys(which)) or list(self._projectors)
-        projectors = [self.projector(one) for one in names]
-        if not projectors:
-            raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
+        projectors = self.chosen(which)
         policies = {p.spec.name: ErrorPolicies.of(on_error) for p in projectors} if on_error is not None else {}
         rebuild = Rebuild(
             self.source,
@@ -337,10 +165,7 @@ class App:
             ClaimHeld, ClaimLost: another process runs them, or newer code does.
             StoreError, StreamError: at the start.
         """
-        names = list(dict.fromkeys(which)) or list(self._projectors)
-        projectors = [self.projector(one) for one in names]
-        if not projectors:
-            raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
+        projectors = self.chosen(which)
         parts = RunnerParts(
             source=self.source,
             store=self.store,
@@ -390,6 +215,27 @@ class App:
             WaitTimeout: they did not get there, or did not stand at one position.
         """
         return read_at(self.store, self.name, self._names(which), position, timeout=timeout)
+
+    # -- Managing ----------------------------------------------------------------------------------------------------
+
+    async def status(
+        self, *which: str | type[Projector[Any]], before: Sequence[ProjectionStatus] = (), lease: float = 15.0
+    ) -> list[ProjectionStatus]:
+        """How projections stand: state, position, lag, dead letters; from any process, whoever runs them.
+
+        What NATS alone can tell is None where it is away, and `ProjectionStatus.unknown` says why.
+
+        Args:
+            which: names or classes; all that are registered where none is given.
+            before: an earlier answer, for the rate.
+            lease: seconds without a sign of life after which a projection counts as stopped.
+
+        Raises:
+            StoreError: the database cannot be asked.
+        """
+        reader = JetStreamHead(self.reach_nats, self.stream)
+        projectors = self.chosen(which)
+        return await look(self.store, reader, self.name, projectors, clock=self._clock, lease=lease, before=before)
 
     async def order(self, which: str | type[Projector[Any]], wanted: Wanted) -> Checkpoint | None:
         """Tells whoever runs a projection, now or later, to pause, to go on, or to build it anew.

@@ -31,7 +31,14 @@
     ├── RebuildError
     │   ├── RebuildHalted
     │   └── RebuildIncomplete
-    └── WaitTimeout                 views did not reach a position in time
+    ├── WaitTimeout                 views did not reach a position in time
+    └── TaskError
+        ├── SchedulerClosed
+        ├── SchedulerFull
+        ├── TaskExists
+        ├── TaskFailed
+        ├── TaskNotFound
+        └── TaskTimedOut
 
 Messages say what happened, where (projection, key, position) and what to do next. Drivers' exceptions are translated where
 the driver is called, ``from`` their cause.
@@ -63,6 +70,8 @@ __all__ = [
     "RebuildIncomplete",
     "RefoldError",
     "RowRefused",
+    "SchedulerClosed",
+    "SchedulerFull",
     "SchemaMismatch",
     "StoreBusy",
     "StoreError",
@@ -71,9 +80,16 @@ __all__ = [
     "StreamNotFound",
     "StreamReplaced",
     "SubjectError",
+    "TaskError",
+    "TaskExists",
+    "TaskFailed",
+    "TaskNotFound",
+    "TaskTimedOut",
     "UndecodableEvent",
     "VersionConflict",
     "WaitTimeout",
+    "printable",
+    "told",
 ]
 
 
@@ -295,3 +311,74 @@ class WaitTimeout(RefoldError, TimeoutError):
     def __init__(self, message: str, positions: Mapping[str, int]) -> None:
         super().__init__(message)
         self.positions = positions
+
+
+class TaskError(RefoldError):
+    """A task or its scheduler could not do what was asked."""
+
+
+class SchedulerClosed(TaskError):
+    """The scheduler takes no more tasks."""
+
+
+class SchedulerFull(TaskError):
+    """The scheduler has as many tasks as it may.
+
+    Args:
+        capacity: how many that is.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(
+            f"{capacity:,} tasks wait or run, and no more are taken: schedule it again when some are over, cancel some, or "
+            "give the scheduler a larger capacity="
+        )
+        self.capacity = capacity
+
+
+class TaskExists(TaskError):
+    """A task with this id waits or runs already.
+
+    Args:
+        task_id: the id.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} waits or runs already: cancel it first, or give the new one another id")
+        self.task_id = task_id
+
+
+class TaskFailed(TaskError):
+    """Raised by a task's work: it failed for good, and is not to be tried again."""
+
+
+class TaskNotFound(TaskError):
+    """No task with this id is known, or its time to live is over.
+
+    Args:
+        task_id: the id.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} is not known: it was never scheduled here, or its time to live is over")
+        self.task_id = task_id
+
+
+class TaskTimedOut(TaskError):
+    """An attempt took longer than the task's timeout, and was cancelled."""
+
+
+def told(error: BaseException) -> str:
+    """An exception's type and text on one line of printable characters, whatever a user's code made of it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (a user's exception may do anything)
+        text = "(without a text)"
+    return f"{type(error).__name__}: {printable(text)}"[:500]
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, line breaks and lone surrogates are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from jetstream_support import Filter, Placed, Proxy, Stream, collect
+from meddling import mixing, without
 
 from refold import EventFilter
 from refold.embedded import EmbeddedNats
@@ -18,8 +18,6 @@ from refold.jetstream.connection import NatsConnection, NatsSettings, connected
 
 COUNT = 20
 EVERYTHING = list(range(1, COUNT + 1))
-FRAME = re.compile(rb"HMSG \S+ \d+ \$JS\.ACK\.(?:[^. ]+\.){3}(\d+)\.[^ ]+ \d+ (\d+)\r\n")
-"""The control line of a delivered message: its position, and the size of what follows."""
 
 
 @pytest.fixture
@@ -39,46 +37,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers say sooner that they have nothing to send."""
     for module in (consumer, scan):
         monkeypatch.setattr(module, "_SILENCE" if module is consumer else "_HEARTBEAT", 0.2)
-
-
-def split(data: bytes) -> tuple[dict[int, bytes], bytes]:
-    """Delivered messages by position, and everything else."""
-    frames: dict[int, bytes] = {}
-    rest, at = b"", 0
-    while found := FRAME.search(data, at):
-        end = found.end() + int(found[2]) + 2
-        rest += data[at : found.start()]
-        frames[int(found[1])] = data[found.start() : end]
-        at = end
-    return frames, rest + data[at:]
-
-
-def without(*positions: int) -> Filter:
-    """Loses messages when they are delivered for the first time."""
-    left = set(positions)
-
-    def pass_on(data: bytes) -> bytes:
-        frames, rest = split(data)
-        lost = left & set(frames)
-        left.difference_update(lost)
-        return b"".join(frame for position, frame in frames.items() if position not in lost) + rest
-
-    return pass_on
-
-
-def mixing(change: Callable[[list[bytes]], list[bytes]]) -> Filter:
-    """Changes the first lot of messages that comes at once."""
-    done = False
-
-    def pass_on(data: bytes) -> bytes:
-        nonlocal done
-        frames, rest = split(data)
-        if done or len(frames) < 2:
-            return data
-        done = True
-        return b"".join(change(list(frames.values()))) + rest
-
-    return pass_on
 
 
 CHANGES = [

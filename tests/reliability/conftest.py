@@ -20,7 +20,13 @@ def seed() -> int:
 
 
 @pytest.fixture(params=["sqlite_url", "postgres_url"])
-def life(request: pytest.FixtureRequest, nats: EmbeddedNats, stream_name: str, seed: int) -> Life:
-    """The app on a stream of the shared server and an empty database of each kind that outlives a process."""
+def lasting_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind that outlives a process."""
     url: str = request.getfixturevalue(request.param)
-    return Life(nats.url, stream_name, url, seed=seed, broken=5)
+    return url
+
+
+@pytest.fixture
+def life(nats: EmbeddedNats, lasting_url: str, stream_name: str, seed: int) -> Life:
+    """The app on a stream of the shared server, some of whose events no handler can take, and an empty database."""
+    return Life(nats.url, stream_name, lasting_url, seed=seed, broken=5)

@@ -11,8 +11,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -69,6 +71,7 @@ class Life:
         self.broken = broken
         self.accounts = accounts
         self.events: list[DomainEvent[Any]] = []
+        self.published = 0
         self.versions: dict[str, int] = {}
         self.engine = self.engine_of(database_url)
 
@@ -86,7 +89,7 @@ class Life:
         """So many more events; now and then one comes again, as its publisher had not heard of its success."""
         drawn = []
         for _ in range(count):
-            position = len(self.events) + len(drawn) + 1
+            position = self.published + len(drawn) + 1
             known = self.events + drawn
             if known and self.random.random() < 0.02:
                 drawn.append(self._at(self.random.choice(known[-50:]), position))
@@ -125,6 +128,11 @@ class Life:
         tags = self.random.sample(["red", "green", "blue", "übel *"], self.random.randrange(3))
         return Added(Decimal(self.random.randrange(1000)) / 100, tags)
 
+    @property
+    def head(self) -> int:
+        """The last position that was published."""
+        return self.published
+
     async def create(self) -> None:
         """Makes the stream; messages may come again with the same id, as after the window for duplicates."""
         async with self.app(database_url="memory://") as app:
@@ -142,6 +150,7 @@ class Life:
                 ack = await context.publish(subject, body)
                 assert ack.seq == event.position
         self.events += drawn
+        self.published += count
 
     def publish_bulk(self, count: int) -> None:
         """Publishes many more events, without any that come again."""
@@ -152,17 +161,17 @@ class Life:
         for _ in range(count):
             account = f"a{self.random.randrange(self.accounts)}"
             version = self.versions[account] = self.versions.get(account, 0) + 1
-            drawn.append(self._make(account, version, len(self.events) + len(drawn) + 1))
+            drawn.append(self._make(account, version, self.published + len(drawn) + 1))
         async with self.app(database_url="memory://") as app:
             result = await BulkPublisher(app.client, app.stream, app.codec, app.scheme).publish_many(iter(drawn))
             assert (result.stored, result.failures) == (count, ())
         self.events += drawn
+        self.published += count
 
     # -- What there should be ----------------------------------------------------------------------------------------------
 
-    def expected(self, *, guard: bool = True) -> dict[str, dict[str, Any]]:
+    def expected(self, *, upto: int | None = None) -> dict[str, dict[str, Any]]:
         """The rows of every projection, and under ``log`` how often each position was applied."""
-        del guard
         accounts: dict[str, Any] = {}
         tags: dict[str, Any] = {}
         entries: dict[str, Any] = {}
@@ -170,7 +179,7 @@ class Life:
         added: dict[str, int] = {}
         own: dict[str, int] = {}
         stuck: set[str] = set()
-        for e in self.events:
+        for e in self.events[:upto]:
             if e.version > handled.get(e.aggregate_id, 0):
                 handled[e.aggregate_id] = e.version
                 entries[e.id] = (1, e.aggregate_id, e.position)
@@ -211,15 +220,20 @@ class Life:
             accounts = await app.views(life_app.Accounts).find_all()
             tags = await app.views(life_app.Tags).find_all()
             entries = await app.views(life_app.Entries).find_all()
-        log: dict[int, int] = {}
-        for position in self.ask("SELECT position FROM applied_log"):
-            log[position[0]] = log.get(position[0], 0) + 1
         return {
             "accounts": {v.id: (v.total, v.last, v.notes, v.version, v.position) for v in accounts},
             "tags": {v.id: (v.events, v.total, v.position) for v in tags},
             "entries": {v.id: (v.applied, v.account, v.position) for v in entries},
-            "log": log,
+            "log": self.applied(),
         }
+
+    def applied(self) -> dict[int, int]:
+        """How often each position was applied, as the database itself has logged."""
+        return Counter(row[0] for row in self.ask("SELECT position FROM applied_log"))
+
+    def forget(self, positions: Collection[int]) -> None:
+        """Some events were deleted before anybody read them."""
+        self.events = [event for event in self.events if event.position not in set(positions)]
 
     async def check(self) -> None:
         """Views and applied-log are exactly what they should be."""
@@ -251,6 +265,11 @@ class Life:
         )[0]
         return str(row[0]), str(row[1] or "")
 
+    def table(self, name: str) -> str:
+        """The physical table that readers see."""
+        row = self.ask(f"SELECT table_name FROM refold_checkpoints WHERE projection = '{name}' AND state = 'active'")[0]
+        return str(row[0])
+
     def log_applied(self) -> None:
         """Has the database write the applied-log from now on; the projections must have been built, from nothing."""
         table = self.ask("SELECT table_name FROM refold_checkpoints WHERE projection = 'entries' AND state = 'active'")
@@ -261,9 +280,9 @@ class Life:
     # -- Processes ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def worker(self, **more: str) -> Iterator[Worker]:
+    def worker(self, settings: Mapping[str, str] | None = None, **more: str) -> Iterator[Worker]:
         """A process that runs the app; killed at the end if it still runs."""
-        environment = {f"REFOLD_{name.upper()}": value for name, value in self.settings.items()}
+        environment = {f"REFOLD_{name.upper()}": value for name, value in (settings or self.settings).items()}
         worker = Worker({**os.environ, **environment, **more})
         try:
             yield worker
@@ -286,7 +305,7 @@ class Life:
 
     def wait_for_head(self, seconds: float = DEADLINE) -> None:
         """Waits until all projections include everything that was published."""
-        head = len(self.events)
+        head = self.head
         self.wait(lambda: all(self.position(p.spec.name) >= head for p in life_app.PROJECTORS), seconds)
 
 
@@ -298,24 +317,39 @@ class Worker:
             [sys.executable, str(HERE / "life_worker.py")],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         self.errors = ""
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            self.errors += line
+
+    def told(self) -> str:
+        """What it has said so far."""
+        return self.errors
+
+    def sleeps(self) -> bool:
+        """Whether it is stopped (Linux)."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def send(self, how: signal.Signals) -> None:
         self.process.send_signal(how)
 
     def join(self, seconds: float = DEADLINE) -> int:
         """Waits until it has ended; its exit code."""
-        _, errors = self.process.communicate(timeout=seconds)
-        self.errors += errors
+        self.process.wait(timeout=seconds)
+        self._reading.join(seconds)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
         return self.process.returncode
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.send_signal(signal.SIGCONT)
-        if self.process.stdout is not None and not self.process.stdout.closed:
-            self.join()
+        self.join()

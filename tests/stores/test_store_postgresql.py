@@ -7,7 +7,8 @@ from live_cases import EVERYTHING, Everything, LiveCases
 from store_cases import SCHEMA, StoreCases, Thing
 
 from refold import ViewStore
-from refold.errors import RowRefused
+from refold.errors import RowRefused, StoreError
+from refold.stores.postgresql import PostgresStore
 from refold.view import Row
 
 
@@ -15,6 +16,19 @@ class TestStore(StoreCases):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url
+
+    async def test_a_published_generation_has_statistics_and_one_before_it(self, store: ViewStore) -> None:
+        for _ in range(3):
+            async with await self.generation(store, 50) as writer:
+                await self.publish(writer)
+                with pytest.raises(StoreError, match="is published"):
+                    await writer.insert([SCHEMA.freeze(Thing("late"))])
+        assert isinstance(store, PostgresStore)
+        with store.connect() as connection:
+            known = connection.execute(
+                "SELECT DISTINCT tablename FROM pg_stats WHERE tablename LIKE 'shown%'"
+            ).fetchall()
+        assert sorted(known) == [("shown__v1g2",), ("shown__v1g3",)]
 
     async def test_a_row_that_only_the_database_refuses_is_named(self, store: ViewStore) -> None:
         """PostgreSQL parses JSON, and its stack ends where nobody else's does."""

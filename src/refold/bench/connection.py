@@ -98,7 +98,20 @@ class BareConnection:
             NatsUnavailable: the connection is gone.
         """
         body = b"" if request is None else json.dumps(request).encode()
-        self.send(f"PUB $JS.API.{operation}.{stream} {self.inbox} {len(body)}\r\n".encode() + body + b"\r\n")
+        lines = f"PUB $JS.API.{operation}.{stream} {self.inbox} {len(body)}\r\n".encode() + body + b"\r\n"
+        return self.ask(lines, f"{operation} of stream {stream!r}", stream)
+
+    def ask(self, lines: bytes, what: str, stream: str) -> dict[str, Any]:
+        """Sends lines that publish one message with `inbox` as reply subject, and waits for JetStream's answer.
+
+        Args:
+            lines: the lines.
+            what: what is asked for, to be told when it is refused.
+            stream: of which stream.
+
+        Raises: as `api`.
+        """
+        self.send(lines)
         try:
             answer = self._message()
         except OSError as error:
@@ -110,7 +123,7 @@ class BareConnection:
             return answer
         if problem.get("err_code") == _STREAM_NOT_FOUND:
             raise StreamNotFound(stream)
-        raise StreamError(f"{operation} of stream {stream!r} was refused: {problem.get('description')}")
+        raise StreamError(f"{what} was refused: {problem.get('description')}")
 
     def _message(self) -> dict[str, Any] | None:
         """The next answer; None where nobody is there to answer."""

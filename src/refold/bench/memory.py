@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "resident_mib"]
 
 _PERIOD: Final = 0.05
 _PROC: Final = Path("/proc")
@@ -66,8 +66,20 @@ class PeakMemory:
                     waiting += map(int, (task / "children").read_text().split())
 
 
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process now, in MiB; 0 where the system does not tell."""
+    try:
+        return _kib(pid, "VmRSS:") / 1024
+    except OSError:
+        return 0.0
+
+
 def _peak_kib(pid: int) -> int:
+    return _kib(pid, "VmHWM:")
+
+
+def _kib(pid: int, what: str) -> int:
     for line in (_PROC / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(what):
             return int(line.split()[1])
     return 0  # a process that is ending has no memory left

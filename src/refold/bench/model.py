@@ -18,6 +18,7 @@ from refold.view import Index, View
 
 __all__ = [
     "AGGREGATE",
+    "EPOCH",
     "Address",
     "OrderPaid",
     "OrderPlaced",
@@ -111,18 +112,19 @@ class OrderSummaries(Projector[OrderSummary], name="order_summaries", aggregate=
 
 
 _TYPES: Final = ("placed", "paid", "shipped")
-_EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+"""When the first event happened."""
 _CHUNK: Final = 10_000
 
 
-def draw(events: int, aggregates: int, *, skew: Skew = "uniform", seed: int = 1) -> Iterator[DomainEvent[Any]]:
+def draw(events: int | None, aggregates: int, *, skew: Skew = "uniform", seed: int = 1) -> Iterator[DomainEvent[Any]]:
     """The events of the benchmark, in order; the same ones for the same arguments.
 
     Each event's aggregate is drawn; versions count up in each aggregate, and the types take turns: placed, paid,
     shipped.
 
     Args:
-        events: how many.
+        events: how many; None for no end.
         aggregates: how many aggregates they are drawn from.
         skew: how they are spread over them.
         seed: of the draw.
@@ -130,7 +132,7 @@ def draw(events: int, aggregates: int, *, skew: Skew = "uniform", seed: int = 1)
     Raises:
         ConfigurationError: less than one event or aggregate, or an unknown skew.
     """
-    if events < 1 or aggregates < 1:
+    if (events is not None and events < 1) or aggregates < 1:
         raise ConfigurationError(f"{events} events over {aggregates} aggregates: both must be at least 1")
     if skew not in ("uniform", "zipf"):
         raise ConfigurationError(f"skew {skew!r} is not known; use 'uniform' or 'zipf'")
@@ -143,7 +145,7 @@ def _endless(aggregates: int, skew: Skew, random: Random) -> Iterator[DomainEven
     while True:
         for aggregate in random.choices(population, cum_weights=weights, k=_CHUNK):
             version = versions[aggregate] = versions[aggregate] + 1
-            when = _EPOCH + timedelta(milliseconds=number)
+            when = EPOCH + timedelta(milliseconds=number)
             kind = (version - 1) % 3
             yield DomainEvent(
                 id=f"{random.getrandbits(128):032x}",

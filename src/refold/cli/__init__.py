@@ -1,7 +1,8 @@
 """The command line: ``refold [--app module:attribute] COMMAND``.
 
-Exit codes: 0 done; 1 done, but events or lines could not be used, or a check failed; 2 a mistake, a server that is
-away, or a rebuild halted by its policy, said in one line; 130 interrupted.
+Exit codes: 0 done; 1 done, but events or lines could not be used, a check failed, or a projection needs help; 2 a mistake,
+a server that is away, a rebuild halted by its policy, or a projection that another process runs, said in one line; 130 or
+143 interrupted.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Turn the events of NATS JetStream streams into read models, and rebuild them fast.",
+    help="Turn the events of NATS JetStream streams into read models, keep them up to date, and rebuild them fast.",
 )
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure refold on this machine.")
+letters = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after events that were not applied.")
+cli.add_typer(letters, name="dead-letters")
 cli.add_typer(bench, name="bench")
 
 
@@ -54,19 +57,20 @@ def options(
     handler.setFormatter(_WithDetails("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, handlers=[handler])
     if not verbose:
-        logging.getLogger("refold.app").setLevel(logging.WARNING)  # it may wait for servers: say for which
+        logging.getLogger("refold.container").setLevel(logging.WARNING)  # it may wait for servers: say for which
     if (
         not verbose
     ):  # what the client says of a connection that is being closed is of no use; refold tells what is wrong
         logging.getLogger("nats").setLevel(logging.CRITICAL)
-    context.obj = Context(app)
+    context.obj = Context(app, verbose)
 
 
 def main() -> None:
     """Runs the command line and exits."""
-    from refold.cli import commands
+    from refold.cli import commands, live
 
     commands.add_to(cli, bench)
+    live.add_to(cli, letters)
     try:
         cli(standalone_mode=True)
     except RefoldError as error:

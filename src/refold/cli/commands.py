@@ -14,7 +14,7 @@ import typer
 from refold.cli.context import Context
 from refold.engine.policy import ErrorPolicy
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "exit_with"]
 
 
 class Store(Enum):
@@ -22,6 +22,22 @@ class Store(Enum):
 
     POSTGRESQL = "postgresql"
     SQLITE = "sqlite"
+    MEMORY = "memory"
+
+
+class LiveStore(Enum):
+    """Databases that other processes can look into."""
+
+    POSTGRESQL = "postgresql"
+    SQLITE = "sqlite"
+
+
+class LivePart(Enum):
+    """What there is to measure of live running."""
+
+    BACKLOG = "backlog"
+    LATENCY = "latency"
+    MANY = "many"
     MEMORY = "memory"
 
 
@@ -38,9 +54,12 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     cli.command("import")(import_file)
     cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
+    bench.command("tasks")(bench_tasks)
+    bench.command("live")(bench_live)
+    bench.command("index")(bench_index)
 
 
-def _exit(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
+def exit_with(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
     """Runs a command and exits.
 
     Args:
@@ -73,7 +92,7 @@ def rebuild(
     from refold.cli.rebuild import run_rebuild
 
     holder: Context = context.obj
-    _exit(
+    exit_with(
         run_rebuild(
             holder.load(),
             names or [],
@@ -98,7 +117,7 @@ def import_file(
     """Publish events from a file. Bad lines are told by number, and the good ones are published all the same."""
     from refold.cli.importing import run_import
 
-    _exit(
+    exit_with(
         run_import(file, stream, codec, as_json=as_json),
         interrupted="import it again, and what is there stays as it is",
     )
@@ -116,7 +135,7 @@ def demo(
     from refold.demo.report import console_on
     from refold.demo.run import run_demo
 
-    _exit(run_demo(git, home, console_on(sys.stdout)))
+    exit_with(run_demo(git, home, console_on(sys.stdout)))
 
 
 def bench_rebuild(
@@ -137,7 +156,7 @@ def bench_rebuild(
     """Measure a rebuild against the raw limit of reading the same stream."""
     from refold.bench.rebuild import run_bench
 
-    _exit(
+    exit_with(
         run_bench(
             events=events,
             aggregates=aggregates,
@@ -148,4 +167,80 @@ def bench_rebuild(
             trace=trace,
             as_json=as_json,
         )
+    )
+
+
+def bench_tasks(
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks without work, to be run once each.")] = 100_000,
+    limit: Annotated[int, typer.Option(min=1, help="How many of them may run at once.")] = 100,
+    timers: Annotated[int, typer.Option(min=1, help="Hourly tasks that wait.")] = 10_000,
+    idle_seconds: Annotated[float, typer.Option("--idle", min=0.01, help="Seconds to watch them wait.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure schedulers: rate and memory, how late tasks begin, the cost of waiting, closing under load."""
+    from refold.bench.tasks import run_tasks_bench
+
+    exit_with(run_tasks_bench(tasks=tasks, limit=limit, timers=timers, idle_seconds=idle_seconds, as_json=as_json))
+
+
+def bench_live(
+    store: Annotated[
+        LiveStore,
+        typer.Option(
+            help="Where the views go; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = LiveStore.POSTGRESQL,
+    only: Annotated[
+        list[LivePart] | None, typer.Option(help="What to measure; again for more. All but memory by default.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure memory too, which takes minutes.")] = False,
+    events: Annotated[int, typer.Option(min=1, help="Events of the backlog, and of the rebuild before it.")] = 500_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 50_000,
+    rate: Annotated[int, typer.Option(min=200, help="Events a second of the steady publishing.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=1, help="How long it lasts.")] = 20.0,
+    events_many: Annotated[int, typer.Option(min=1, help="Events that many projections take up.")] = 200_000,
+    events_memory: Annotated[int, typer.Option(min=1, help="Events over which memory is looked at.")] = 2_000_000,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure live running: a backlog, how soon views show an event, many projections, memory."""
+    from refold.bench.live.run import run_live_bench
+
+    parts = {part.value for part in only or set(LivePart) - {LivePart.MEMORY}} | ({"memory"} if memory else set())
+    exit_with(
+        run_live_bench(
+            store=store.value,
+            parts=parts,
+            events=events,
+            aggregates=aggregates,
+            rate=rate,
+            seconds=seconds,
+            events_many=events_many,
+            events_memory=events_memory,
+            seed=seed,
+            as_json=as_json,
+        )
+    )
+
+
+def bench_index(
+    store: Annotated[
+        LiveStore,
+        typer.Option(
+            help="Where the index goes; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = LiveStore.POSTGRESQL,
+    events: Annotated[
+        int, typer.Option(min=1, help="Events that are there at first, and that come then, each.")
+    ] = 300_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 100_000,
+    live: Annotated[bool, typer.Option(help="Measure live running too.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure listing aggregates from the stream and from the aggregate index, and what the index costs live."""
+    from refold.bench.index import run_index_bench
+
+    exit_with(
+        run_index_bench(store=store.value, events=events, aggregates=aggregates, live=live, seed=seed, as_json=as_json)
     )

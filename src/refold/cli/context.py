@@ -22,9 +22,11 @@ class Context:
 
     Attributes:
         app: ``module:attribute``; None if not given.
+        verbose: whether everything is logged.
     """
 
     app: str | None
+    verbose: bool = False
 
     def load(self) -> App:
         """The application.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from refold.app import App
 from refold.engine.outcome import Progress, ProgressHook, RebuildResult
 from refold.engine.policy import ErrorPolicy
 from refold.errors import ConfigurationError
 
-__all__ = ["run_rebuild", "shown_progress"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Bars", "progress_told", "run_rebuild", "shown_progress"]
 
 _SHOWN_FAULTS = 10
 
@@ -55,33 +59,60 @@ def shown_progress(*, hidden: bool = False) -> Iterator[ProgressHook | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%  {task.fields[told]}"),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
-        tasks: dict[tuple[tuple[str, ...], str], Any] = {}
+    with Bars(Console(stderr=True)) as bars:
+        yield bars.show
 
-        def hook(progress: Progress) -> None:
-            if progress.phase not in ("reading", "repairing"):
-                return
-            key = (progress.projections, progress.phase)
-            if key not in tasks:
-                tasks[key] = bars.add_task(f"{progress.phase} {', '.join(progress.projections)}", total=None, told="")
-            eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
-            told = f"{progress.events:,} events, {progress.events_per_s:,.0f}/s{eta}"
-            bars.update(tasks[key], completed=progress.position, total=max(progress.head, 1), told=told)
 
-        yield hook
+class Bars:
+    """Progress of rebuilds, a bar for each pass. A context manager.
+
+    Args:
+        console: where to.
+        transient: take the bars away in the end.
+    """
+
+    def __init__(self, console: Console, *, transient: bool = False) -> None:
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[told]}"),
+        )
+        self._bars = Bars(*columns, console=console, transient=transient)
+        self._tasks: dict[tuple[tuple[str, ...], str], Any] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Shows how far a rebuild is."""
+        if progress.phase not in ("reading", "repairing"):
+            return
+        key = (progress.projections, progress.phase)
+        if key not in self._tasks:
+            description = f"{progress.phase} {', '.join(progress.projections)}"
+            self._tasks[key] = self._bars.add_task(description, total=None, told="")
+        self._bars.update(
+            self._tasks[key], completed=progress.position, total=max(progress.head, 1), told=progress_told(progress)
+        )
+
+
+def progress_told(progress: Progress) -> str:
+    """How far a rebuild is, in words."""
+    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
+    return f"{progress.events:,} events, {progress.events_per_s:,.0f}/s{eta}"
 
 
 def _plain(result: RebuildResult) -> dict[str, Any]:
     plain = {name: getattr(result, name) for name in RebuildResult.__slots__}
-    faults = [{name: getattr(fault, name) for name in type(fault).__slots__} for fault in result.faults]
+    faults = [dataclasses.asdict(fault) | {"policy": fault.policy.value} for fault in result.faults]
     return plain | {"faults": faults, "complete": result.complete}
 
 

@@ -7,7 +7,6 @@ in memory, or how often an event was delivered.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -15,10 +14,10 @@ import msgspec
 
 from refold.cells import check
 from refold.engine.cache import Unpackable, ViewCache
-from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault, told
+from refold.engine.policy import Counts, ErrorPolicies, ErrorPolicy, Fault
 from refold.engine.spec import DELETE, ProjectorSpec, Route
 from refold.engine.step import Step, own_step
-from refold.errors import HandlerError, RowRefused, UndecodableEvent
+from refold.errors import HandlerError, RowRefused, UndecodableEvent, told
 from refold.event import DomainEvent
 from refold.view import Kind, Row, View, ViewSchema
 
@@ -33,9 +32,8 @@ KEPT_FAULTS: Final = 1000
 """How many faults a fold keeps in full; all are counted."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Deferred:
-    """An event that waits for its view to be read from the database."""
+class Deferred(msgspec.Struct, frozen=True, gc=False):
+    """An event that waits for its view to be read from the database. There may be many: it is made quickly."""
 
     key: str
     event: DomainEvent[Any]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from refold.errors import DefinitionError
 
-__all__ = ["Counts", "ErrorPolicies", "ErrorPolicy", "ErrorRule", "Fault", "Retry", "told"]
+__all__ = ["Counts", "ErrorPolicies", "ErrorPolicy", "ErrorRule", "Fault", "Retry"]
 
 
 class ErrorPolicy(enum.Enum):
@@ -149,19 +149,3 @@ class Counts:
         self.ignored += others.ignored * times
         self.failed += others.failed * times
         self.parked += others.parked * times
-
-
-def told(error: Exception) -> str:
-    """An exception's type and text on one line of printable characters, whatever a user's code made of it."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 (a user's exception may do anything)
-        text = "(without a text)"
-    return f"{type(error).__name__}: {printable(text)}"[:500]
-
-
-def printable(text: str) -> str:
-    """A text whose control characters, line breaks and lone surrogates are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

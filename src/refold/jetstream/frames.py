@@ -154,6 +154,8 @@ class _PythonParser(FrameParser):
             raise ValueError("a message frame has no valid sizes")
         if start + size + 2 > len(self._data):
             return 0
+        if self._data[start + size : start + size + 2] != b"\r\n":
+            raise ValueError("a message frame does not end where it should")
         headers = self._data[start:body] if len(words) == 6 else None
         self._keep(words[1], words[3], headers, self._data[body : start + size])
         return start + size + 2

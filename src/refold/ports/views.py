@@ -149,6 +149,7 @@ class GenerationWriter(ABC):
 
     Not for concurrent use. Rows are taken as frozen and checked (`refold.cells.refusals`). Nothing that it writes is seen
     under the plain name before `publish`, which puts all of it in place at once; leaving without it drops the generation.
+    Leaving after it collects statistics where the database has them, and drops earlier generations but the last.
     """
 
     @property
@@ -194,8 +195,6 @@ class GenerationWriter(ABC):
     ) -> None:
         """Builds the secondary indexes, records the checkpoint and puts the generation in place, for readers at once.
 
-        Earlier generations but the last are dropped.
-
         Args:
             stream: the stream that was folded.
             created: its creation time, as the server writes it.
@@ -210,7 +209,7 @@ class GenerationWriter(ABC):
 
     @abstractmethod
     async def abandon(self) -> None:
-        """Drops what was written. Does nothing after `publish`."""
+        """Drops what was written; after `publish`, only tidies up."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -322,6 +322,8 @@ parse_frame(Parser *self)
     const char *content = line_end + 2;
     if (end - content < total + 2)
         return 0;
+    if (content[total] != '\r' || content[total + 1] != '\n')
+        return malformed("a message frame does not end where it should");
     long long numbers[NUMBERS];
     if (!reply_numbers(reply, reply_end, numbers))
         return malformed("a reply subject is none of JetStream's");

@@ -218,14 +218,15 @@ class LiveCatalog:
         names = sorted({*letters, *quarantined})
         return {name: (letters.get(name, 0), quarantined.get(name, 0)) for name in names}
 
-    def record(self, connection: sa.Connection, key: GenerationKey, letters: Sequence[DeadLetter]) -> None:
-        """Adds dead letters of a generation, and the quarantines that come of them; those that are there stay."""
+    def record(self, connection: sa.Connection, letters: Sequence[tuple[GenerationKey, Sequence[DeadLetter]]]) -> None:
+        """Adds dead letters of generations, and the quarantines that come of them; those that are there stay."""
         table, other = self.tables.letters, self.tables.quarantined
-        rows = [dict(zip(table.c.keys(), row, strict=False)) for row in letter_rows(key, letters)]
+        rows = [dict(zip(table.c.keys(), row, strict=False)) for key, some in letters for row in letter_rows(key, some)]
         if rows:
             statement = self._insert(table).values(recorded=self.now).on_conflict_do_nothing()
             connection.execute(statement, rows)
-        kept = [dict(zip(other.c.keys(), row, strict=True)) for row in quarantined_rows(key, letters)]
+        names = other.c.keys()
+        kept = [dict(zip(names, row, strict=True)) for key, some in letters for row in quarantined_rows(key, some)]
         if kept:
             connection.execute(self._insert(other).on_conflict_do_nothing(), kept)
 
@@ -251,13 +252,15 @@ class LiveCatalog:
             if connection.execute(left).first() is not None:
                 raise letters_came(key[1], name)
             connection.execute(sa.delete(other).where(self._is(other, key), other.c.key == storable(name)))
-        self.keep_seen(connection, key, seen)
+        self.keep_seen(connection, [(key, seen)])
 
-    def keep_seen(self, connection: sa.Connection, key: GenerationKey, seen: Sequence[SeenRow]) -> None:
-        """Keeps highest handled versions of a generation; a higher one that is there stays."""
+    def keep_seen(self, connection: sa.Connection, seen: Sequence[tuple[GenerationKey, Sequence[SeenRow]]]) -> None:
+        """Keeps highest handled versions of generations; higher ones that are there stay."""
         table = self.tables.seen
-        highest = [(*aggregate, version) for aggregate, version in highest_seen(seen).items()]
-        rows = [dict(zip(table.c.keys(), row, strict=True)) for row in seen_rows(key, highest)]
+        rows: list[dict[str, Any]] = []
+        for key, some in seen:
+            highest = [(*aggregate, version) for aggregate, version in highest_seen(some).items()]
+            rows += [dict(zip(table.c.keys(), row, strict=True)) for row in seen_rows(key, highest)]
         if rows:
             statement = self._insert(table)
             version = self._greatest(table.c.version, statement.excluded.version)

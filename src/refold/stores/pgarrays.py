@@ -93,7 +93,7 @@ class _CellsDumper(Dumper):
         return self.cls, _MARKS[obj.type]
 
     def upgrade(self, obj: Cells, format: PyFormat) -> Dumper:  # noqa: A002 (psycopg's name)
-        return _TypedDumper(self.cls, obj.type)
+        return _DUMPERS[obj.type]
 
     def dump(self, obj: Cells) -> Buffer:
         raise NotImplementedError("upgraded before")
@@ -126,3 +126,6 @@ class _TypedDumper(Dumper):
                 parts += (_SIZE(len(encoded)), encoded)
         parts[0] = _HEAD(1, has_nulls, self._cell_oid, len(obj.cells), 1)
         return b"".join(parts)
+
+
+_DUMPERS: Final[Mapping[str, Dumper]] = {name: _TypedDumper(Cells, name) for name in _ENCODERS}

@@ -52,6 +52,10 @@ _SEEN: Final = b"""
             AND aggregate_type = a.aggregate_type AND aggregate_id = a.aggregate_id OFFSET 0
     ) s
 """
+_KEEPS_SEEN: Final = b"""
+    SELECT EXISTS (SELECT FROM refold_seen WHERE app = %s::text AND projection = %s::text AND projection_version = %s::int8
+        AND generation = %s::int8)
+"""
 # Waits for a session that was lost within its transaction.
 _STANDING: Final = b"""
     SELECT projection, version, generation, table_name, state, owner, epoch, position FROM refold_checkpoints
@@ -64,6 +68,9 @@ _TRANSIENT: Final = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.QueryCanceled,  # its caller went away
 )
+_OF_THE_SERVER: Final = ("08", "25", "40", "53", "57", "58")
+"""Classes of errors that are no projection's own: connections, transactions, resources, operators, the system."""
+
 _UNWRITABLE: Final = (OverflowError, UnicodeEncodeError, struct.error, AttributeError, TypeError)
 """What the driver raises for cells that it cannot write."""
 
@@ -84,10 +91,12 @@ class PostgresBatchWriter(BatchWriter):
     ) -> None:
         self._store = store
         self._claims = dict(claims)
+        self._keys = {name: key_of(claim) for name, claim in claims.items()}
         self._schemas = schemas
         self._worker = Worker("refold-writer", interrupt=self._interrupt)
         self._connection: psycopg.Connection[Any] | None = None
         self._rows: dict[str, PostgresRows] = {}
+        self._keeps_seen: dict[str, bool] = {}
         self._was_connected = False
         held = list(claims.values())
         self._app, self._owner = held[0].app, held[0].owner or ""
@@ -124,9 +133,14 @@ class PostgresBatchWriter(BatchWriter):
     def _load_seen(self, projection: str, aggregates: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
         kinds, names = zip(*aggregates, strict=True)
         asked = [Cells("int8", range(len(aggregates))), Cells("text", kinds), Cells("text", list(map(storable, names)))]
-        app, name, version, generation = key_of(self._claims[projection])
-        parameters = [*asked, app, name, Int8(version), Int8(generation)]
-        found = self._connected().execute(_SEEN, parameters, prepare=True, binary=True)
+        app, name, version, generation = self._keys[projection]
+        whose = [app, name, Int8(version), Int8(generation)]
+        connection = self._connected()
+        if projection not in self._keeps_seen:
+            (self._keeps_seen[projection],) = connection.execute(_KEEPS_SEEN, whose).fetchone() or (True,)
+        if not self._keeps_seen[projection]:
+            return {}  # as with most projections whose rows tell it: nobody else can have written any since
+        found = connection.execute(_SEEN, [*asked, *whose], prepare=True, binary=True)
         return {aggregates[number]: seen for number, seen in found}
 
     # -- In the thread: a commit -----------------------------------------------------------------------------------------
@@ -158,8 +172,8 @@ class PostgresBatchWriter(BatchWriter):
         with connection.pipeline():
             connection.execute(b"BEGIN")
             moved = self._move(connection, old, new, anchor)
+            self._write_rest(connection, changes)
             for name, change in changes.items():
-                self._write_rest(connection, name, change)
                 if 0 < len(change.rows) <= _MANY:
                     self._rows[name].put(change.rows)
         if self._has_moved(connection, moved, old, new):
@@ -181,7 +195,7 @@ class PostgresBatchWriter(BatchWriter):
             return
         for name, change in changes.items():
             with self._part_of(name):
-                self._write_rest(connection, name, change)
+                self._write_rest(connection, {name: change})
                 self._write_rows(connection, name, change.rows)
         connection.commit()
 
@@ -216,13 +230,15 @@ class PostgresBatchWriter(BatchWriter):
             for row in connection.execute(_STANDING, [self._app, *self._moved[:3]])
         }
 
-    def _write_rest(self, connection: psycopg.Connection[Any], name: str, change: Changes) -> None:
-        key = key_of(self._claims[name])
-        deleted = askable(change.deleted)
-        if deleted:
-            self._rows[name].delete(deleted)
-        keep_seen(connection, key, change.seen)
-        record_letters(connection, key, change.letters)
+    def _write_rest(self, connection: psycopg.Connection[Any], changes: Mapping[str, Changes]) -> None:
+        for name, change in changes.items():
+            deleted = askable(change.deleted)
+            if deleted:
+                self._rows[name].delete(deleted)
+            if change.seen:
+                self._keeps_seen[name] = True
+        keep_seen(connection, [(self._keys[name], change.seen) for name, change in changes.items()])
+        record_letters(connection, [(self._keys[name], change.letters) for name, change in changes.items()])
 
     def _write_rows(self, connection: psycopg.Connection[Any], name: str, rows: Sequence[Row]) -> None:
         def attempt(some: Sequence[Row], *, undo: bool = True) -> None:
@@ -270,6 +286,9 @@ class PostgresBatchWriter(BatchWriter):
                 raise ProjectionStoreError(str(error), projection=projection) from error
             raise
         except StoreError as error:
+            state: str = getattr(error.__cause__, "sqlstate", None) or ""
+            if state.startswith(_OF_THE_SERVER):
+                raise
             raise ProjectionStoreError(str(error), projection=projection) from error
 
     # -- The session -----------------------------------------------------------------------------------------------------
@@ -294,6 +313,7 @@ class PostgresBatchWriter(BatchWriter):
         if self._was_connected:
             end_sessions(connection, keys)
         connection.execute("SELECT pg_advisory_lock_shared(key) FROM unnest(%s::int8[]) key", [keys])
+        self._keeps_seen.clear()
         self._rows = {
             name: PostgresRows(connection, self._schemas[name], claim.table, f"refold_pending_{i}")
             for i, (name, claim) in enumerate(self._claims.items())

@@ -12,7 +12,8 @@ from refold.ports.views import SeenRow
 from refold.stores.catalog import seen_rows
 from refold.stores.claiming import highest_seen
 from refold.stores.letters import letter_rows, quarantined_rows
-from refold.stores.pgarrays import columns_of, register
+from refold.stores.live import GenerationKey
+from refold.stores.pgarrays import columns_of
 
 __all__ = ["keep_seen", "record_letters"]
 
@@ -43,23 +44,28 @@ _KEEP_SEEN: Final = (
 
 
 def record_letters(
-    connection: psycopg.Connection[Any], key: tuple[str, str, int, int], letters: Sequence[DeadLetter]
+    connection: psycopg.Connection[Any], letters: Sequence[tuple[GenerationKey, Sequence[DeadLetter]]]
 ) -> None:
-    """Adds dead letters of a generation, and the quarantines that come of them; those that are there stay.
+    """Adds dead letters of generations, and the quarantines that come of them; those that are there stay.
 
-    Within a pipeline, if need be.
+    On a connection that takes `Cells`; within a pipeline, if need be.
     """
-    register(connection)
-    if letters:
-        connection.execute(_ADD_LETTERS, columns_of(_LETTER, letter_rows(key, letters)), prepare=True)
-    quarantined = quarantined_rows(key, letters)
+    rows = [row for key, some in letters for row in letter_rows(key, some)]
+    if rows:
+        connection.execute(_ADD_LETTERS, columns_of(_LETTER, rows), prepare=True)
+    quarantined = [row for key, some in letters for row in quarantined_rows(key, some)]
     if quarantined:
         connection.execute(_ADD_QUARANTINED, columns_of(_QUARANTINED, quarantined), prepare=True)
 
 
-def keep_seen(connection: psycopg.Connection[Any], key: tuple[str, str, int, int], seen: Sequence[SeenRow]) -> None:
-    """Keeps highest handled versions of a generation; a higher one that is there stays. Within a pipeline, if need be."""
-    register(connection)
-    highest = [(*aggregate, version) for aggregate, version in highest_seen(seen).items()]
-    if highest:
-        connection.execute(_KEEP_SEEN, columns_of(_SEEN, seen_rows(key, highest)), prepare=True)
+def keep_seen(connection: psycopg.Connection[Any], seen: Sequence[tuple[GenerationKey, Sequence[SeenRow]]]) -> None:
+    """Keeps highest handled versions of generations; higher ones that are there stay.
+
+    On a connection that takes `Cells`; within a pipeline, if need be.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for key, some in seen:
+        if some:
+            rows += seen_rows(key, [(*aggregate, version) for aggregate, version in highest_seen(some).items()])
+    if rows:
+        connection.execute(_KEEP_SEEN, columns_of(_SEEN, rows), prepare=True)

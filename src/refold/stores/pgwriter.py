@@ -64,6 +64,7 @@ class PostgresGenerationWriter(GenerationWriter):
         self._worker: Worker | None = Worker("refold-generation", interrupt=connection.cancel_safe)
         self._table = ""
         self._keyed = False
+        self._published = False
 
     @staticmethod
     async def begin(
@@ -118,16 +119,17 @@ class PostgresGenerationWriter(GenerationWriter):
             "anchor": anchor,
         }
         await self._run(self._publish, checkpoint, seen)
-        await self._close()
+        self._published = True
 
     async def abandon(self) -> None:
         if self._worker is None:
             return
         try:
-            await self._run(self._catalog.abandon)
+            await self._call(self._settle if self._published else self._catalog.abandon)
         except StoreError:
-            # The next rebuild drops it: the lock that says that this one lives ends with the session.
-            _log.warning("a generation could not be dropped", extra={"table": self._table}, exc_info=True)
+            # The next rebuild drops what is left: the lock that says that this one lives ends with the session.
+            what = "tidied up after" if self._published else "dropped"
+            _log.warning(f"a generation could not be {what}", extra={"table": self._table}, exc_info=True)
         finally:
             await self._close()
 
@@ -180,7 +182,7 @@ class PostgresGenerationWriter(GenerationWriter):
 
     def _record(self, letters: Sequence[DeadLetter]) -> None:
         with self._connection.transaction():
-            record_letters(self._connection, self._catalog.key, letters)
+            record_letters(self._connection, [(self._catalog.key, letters)])
 
     def _publish(self, checkpoint: Mapping[str, Any], seen: Sequence[SeenRow]) -> None:
         self._ensure_key()
@@ -192,14 +194,16 @@ class PostgresGenerationWriter(GenerationWriter):
             types = ["text", "text", "int8", "int8", "text", "text", "int8"]
             copied = seen_rows(self._catalog.key, seen)
             copy_rows(self._connection, sql.Identifier(SEEN), sql.SQL(columns), types, copied)
-        self._execute("ANALYZE {}", self._name)
         try:
             self._catalog.switch(self._schema.names, checkpoint, attempts=self._store.switch_attempts)
         except psycopg.OperationalError as error:
             if not self._connection.closed or not self._was_published():
                 raise
             _log.info("the cutover was committed before the connection was lost", extra={"reason": str(error)})
-            return
+
+    def _settle(self) -> None:
+        """What readers of the new generation need not wait for."""
+        self._execute("ANALYZE {}", self._name)
         self._catalog.drop_former()
 
     def _was_published(self) -> bool:
@@ -222,6 +226,11 @@ class PostgresGenerationWriter(GenerationWriter):
     # -- Between thread and event loop ---------------------------------------------------------------------------------
 
     async def _run(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._published:
+            raise StoreError(f"generation {self._table!r} is published: begin another")
+        return await self._call(call, *args, **kwargs)
+
+    async def _call(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._worker is None:
             raise StoreError(f"generation {self._table!r} is closed: begin another")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from refold.errors import ClaimLost, ProjectionStoreError, RowRefused, StoreBusy, StoreError, StoreUnavailable
 from refold.ports.live import BatchWriter, Changes, Checkpoint
@@ -35,6 +36,7 @@ _SEEN: Final = (
     "SELECT version FROM refold_seen WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ? "
     "AND aggregate_type = ? AND aggregate_id = ?"
 )
+_KEEPS_SEEN: Final = "SELECT EXISTS (SELECT 1 FROM refold_seen WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ?)"
 
 
 class _NotMovedError(ClaimLost):
@@ -112,7 +114,9 @@ class SqliteBatchWriter(BatchWriter):
     ) -> None:
         self._store = store
         self._claims = dict(claims)
+        self._keys = {name: key_of(claim) for name, claim in claims.items()}
         self._rows = {name: SqliteRows(store.dialect, schemas[name], claim.table) for name, claim in claims.items()}
+        self._keeps_seen: dict[str, bool] = {}
         held = list(claims.values())
         self._whose = (held[0].app, held[0].owner)
         self._held = [cell for c in held for cell in (c.projection, c.version, c.generation, c.epoch)]
@@ -133,9 +137,13 @@ class SqliteBatchWriter(BatchWriter):
 
     async def load_seen(self, projection: str, aggregates: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         self._check(projection)
-        key = key_of(self._claims[projection])
+        key = self._keys[projection]
 
         def load(connection: sa.Connection) -> dict[tuple[str, str], int]:
+            if projection not in self._keeps_seen:
+                self._keeps_seen[projection] = bool(connection.exec_driver_sql(_KEEPS_SEEN, key).scalar())
+            if not self._keeps_seen[projection]:
+                return {}  # as with most projections whose rows tell it: nobody else can have written any since
             found = {
                 (kind, name): connection.exec_driver_sql(_SEEN, (*key, kind, storable(name))).scalar()
                 for kind, name in aggregates
@@ -152,21 +160,23 @@ class SqliteBatchWriter(BatchWriter):
             self._move_checkpoints(connection, old, new, anchor)
             for name, change in changes.items():
                 self._rows[name].upsert(connection, change.rows)
-                self._write_rest(connection, name, change)
+            self._write_rest(connection, changes)
 
         def write_in_steps(connection: sa.Connection) -> None:
             self._move_checkpoints(connection, old, new, anchor)
             for name, change in changes.items():
                 with self._part_of(name), self._store.translating():
                     self._write_rows(connection, name, change.rows)
-                    self._write_rest(connection, name, change)
+                    self._write_rest(connection, {name: change})
 
         try:
             try:
                 await self._store.write(write)
             except (ClaimLost, StoreBusy, StoreUnavailable):
                 raise
-            except (StoreError, RowRefused):
+            except (StoreError, RowRefused) as error:
+                if isinstance(error, StoreError) and not _is_of_one(error):
+                    raise
                 # Once more, a step at a time: whose fault is it?
                 await self._store.write(write_in_steps)
         except _NotMovedError:
@@ -189,11 +199,14 @@ class SqliteBatchWriter(BatchWriter):
         if connection.exec_driver_sql(self._move, parameters).rowcount != len(self._claims):
             raise _NotMovedError("the checkpoints are not where they were expected")
 
-    def _write_rest(self, connection: sa.Connection, name: str, change: Changes) -> None:
-        key = key_of(self._claims[name])
-        self._rows[name].delete(connection, askable(change.deleted))
-        self._store.live.keep_seen(connection, key, change.seen)
-        self._store.live.record(connection, key, change.letters)
+    def _write_rest(self, connection: sa.Connection, changes: Mapping[str, Changes]) -> None:
+        for name, change in changes.items():
+            self._rows[name].delete(connection, askable(change.deleted))
+            if change.seen:
+                self._keeps_seen[name] = True
+        live, keys = self._store.live, self._keys
+        live.keep_seen(connection, [(keys[name], change.seen) for name, change in changes.items()])
+        live.record(connection, [(keys[name], change.letters) for name, change in changes.items()])
 
     def _write_rows(self, connection: sa.Connection, name: str, rows: Sequence[Row]) -> None:
         def attempt(some: Sequence[Row]) -> None:
@@ -219,10 +232,17 @@ class SqliteBatchWriter(BatchWriter):
                 raise
             raise ProjectionStoreError(str(error), projection=projection) from error
         except StoreError as error:
-            if getattr(error.__cause__, "sqlite_errorname", None) in (None, "SQLITE_ERROR"):
+            if _is_of_one(error):
                 raise ProjectionStoreError(str(error), projection=projection) from error
             raise
 
     def _check(self, projection: str) -> None:
         if projection not in self._claims:
             raise not_claimed(projection)
+
+
+def _is_of_one(error: StoreError) -> bool:
+    """Whether an error may be one projection's own: a table that is gone, and not a disk that is full."""
+    cause = error.__cause__
+    driver = cause.orig if isinstance(cause, exc.DBAPIError) else cause
+    return getattr(driver, "sqlite_errorname", None) in (None, "SQLITE_ERROR")

@@ -99,7 +99,7 @@ class SqliteGenerationWriter(GenerationWriter):
 
     async def record(self, letters: Sequence[DeadLetter]) -> None:
         self._refuse_closed()
-        await self._store.write(lambda connection: self._store.live.record(connection, self._key, letters))
+        await self._store.write(lambda connection: self._store.live.record(connection, [(self._key, letters)]))
 
     async def publish(
         self,

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.schema import CreateColumn
 
 from refold.errors import RowRefused, StoreError
@@ -222,5 +223,8 @@ def undone(connection: sa.Connection) -> Iterator[None]:
     savepoint = connection.begin_nested()
     try:
         yield
-    finally:
-        savepoint.rollback()
+    except BaseException:
+        with contextlib.suppress(exc.DBAPIError):  # SQLite ends the whole transaction where its disk is full
+            savepoint.rollback()
+        raise
+    savepoint.rollback()

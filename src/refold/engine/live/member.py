@@ -297,8 +297,8 @@ class _LiveFold(_Recording[V]):
             every event after them, since they may share a view.
     """
 
-    cache: TouchedCache[V]
-    seen: SeenLog
+    cache: TouchedCache[V]  # pyright: ignore[reportIncompatibleVariableOverride]  # it is given, and stays
+    seen: SeenLog  # pyright: ignore[reportIncompatibleVariableOverride]  # it is given, and stays
 
     def __init__(self, projector: Projector[V], memory: Memory, capacity: int) -> None:
         self.late: list[tuple[DomainEvent[Any], Step]] = []
@@ -353,7 +353,7 @@ class _LiveFold(_Recording[V]):
 class _CarefulFold(_Recording[V]):
     """The fold of views in trouble, with what the database refused of them."""
 
-    seen: ChainMap[_Aggregate, int]
+    seen: ChainMap[_Aggregate, int]  # pyright: ignore[reportIncompatibleVariableOverride]  # it is given, and stays
 
     def __init__(
         self,

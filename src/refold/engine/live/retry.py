@@ -9,9 +9,8 @@ from typing import Any
 from refold.cells import check
 from refold.engine.dispatch import Dispatcher
 from refold.engine.fold import Fold
-from refold.engine.policy import told
 from refold.engine.projector import Projector
-from refold.errors import ClaimLost, HandlerError, RowRefused, StoreError
+from refold.errors import ClaimLost, HandlerError, RowRefused, StoreError, told
 from refold.event import DomainEvent
 from refold.ports import Checkpoint, Codec, Database, DeadLetter, LetterKind, RawBatch, SeenRow
 from refold.subjects import SubjectScheme

@@ -136,8 +136,7 @@ class Seat:
     @property
     def can_be_taken(self) -> bool:
         """Whether its checkpoint should be read again, now."""
-        cannot_be_built = self.checkpoint is None and self.is_faulted
-        return self.is_stale and not (self.lost or self.ready_in or cannot_be_built)
+        return self.is_stale and not (self.lost or self.ready_in or self.is_faulted)
 
     @property
     def can_run(self) -> bool:
@@ -248,8 +247,8 @@ class Seat:
         self._notice()
 
     def hurry(self) -> None:
-        """Somebody wrote to its checkpoint, which is to be read now."""
-        self.is_stale, self._ready_at = True, 0.0
+        """Somebody wrote to its checkpoint, which is to be read now: what faulted it may be mended."""
+        self.is_stale, self._ready_at, self._fault = True, 0.0, ""
 
     def part_until(self, position: int) -> None:
         """It is to be by itself until it has passed a position."""

@@ -1,0 +1,1 @@
+"""The benchmark of live running: a backlog, how soon views show an event, many projections, memory."""
