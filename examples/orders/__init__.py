@@ -1,0 +1,1 @@
+"""A small order service: FastAPI in front, events in JetStream, views in PostgreSQL or SQLite."""
