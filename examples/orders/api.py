@@ -84,7 +84,7 @@ async def _caught_up(
 ) -> App:
     """The app, when its views include a position: so one reads one's own writes."""
     if min_position:
-        await app.wait_for([Orders, Days], min_position, timeout=5)
+        await app.wait_for([Orders, Days], min_position, timeout=2)
     return app
 
 

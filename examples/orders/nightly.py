@@ -11,7 +11,10 @@ EVERY_NIGHT: Final = Cron("0 3 * * *", zone="Europe/Berlin")
 
 
 def nightly(app: App) -> Task:
-    """The task that builds all views anew, while readers see the old ones and live running goes on."""
+    """The task that builds all views anew, while readers see the old ones and live running goes on.
+
+    It folds in the caller's event loop, between requests: for millions of events, rather run ``refold rebuild`` by cron.
+    """
 
     async def rebuild(run: Run) -> None:
         def tell(progress: Progress) -> None:
