@@ -194,7 +194,9 @@ def test_jetstream_is_off(quick: Shell, own_nats: MakeNats, config: str, words: 
 
 def test_the_stream_is_missing_and_comes_later(quick: Shell) -> None:
     with quick.started("run", "totals") as running:
-        running.says("totals: new: it could not be built: ", "does not exist; create it, publish to it, or check its name")
+        running.says(
+            "totals: new: it could not be built: ", "does not exist; create it, publish to it, or check its name"
+        )
         quick.publish(("a", 1))
         running.says("totals: live at position 1")
         assert running.end() == 0
