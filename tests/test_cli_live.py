@@ -173,7 +173,7 @@ def test_orders_are_kept_until_somebody_runs_it(shell: Shell) -> None:
     assert done.stdout.startswith("totals: nobody runs it now; it stays paused when somebody runs it")
     assert "told to pause" in shell("status", "totals").stdout
     with shell.started("run", "totals") as running:
-        running.says("totals: paused at position 1: paused by order; refold resume takes it up again")
+        running.says("totals: paused at position 1: paused by order; to go on: refold resume totals")
         assert running.end() == 0
     assert statuses(shell("status", "--json", "totals"))["totals"]["status"] == "paused"
     assert "else it goes on with the next refold run" in shell("resume", "totals").stdout
