@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from refold.app import App
-from refold.clock import Clock, SystemClock
+from refold.beside import alongside
+from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
+from refold.engine.aggregates import IndexedAggregate, StoredIndexer
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
-from refold.engine.live.status import ProjectionStatus
+from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
+from refold.engine.live.status import BuildingStatus, ProjectionStatus
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy, Fault, Retry
 from refold.engine.projector import AggregateProjector, Projector, on
@@ -38,18 +41,40 @@ from refold.ports import (
 )
 from refold.running import run
 from refold.subjects import SubjectScheme
+from refold.tasks import (
+    At,
+    Backoff,
+    ConcurrentScheduler,
+    Cron,
+    Every,
+    HybridScheduler,
+    Now,
+    Run,
+    Scheduler,
+    SequentialScheduler,
+    Task,
+    TaskInfo,
+    TaskStatus,
+)
 from refold.view import Index, View
 
 __all__ = [
     "DELETE",
     "AggregateIndexer",
     "AggregateProjector",
+    "AlarmClock",
     "App",
+    "At",
+    "Backoff",
+    "BatchApplied",
+    "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
     "Codec",
+    "ConcurrentScheduler",
     "Condition",
+    "Cron",
     "DeadLetter",
     "DomainEvent",
     "ErrorPolicy",
@@ -57,17 +82,23 @@ __all__ = [
     "EventReader",
     "EventSource",
     "EventType",
+    "Every",
     "Fault",
     "FullProjection",
     "FullProjectionResult",
     "FullProjectionTask",
     "GenerationWriter",
     "GoCodec",
+    "Hook",
+    "HybridScheduler",
     "Index",
+    "IndexedAggregate",
     "JsonCodec",
     "LetterKind",
+    "LiveEvent",
     "LiveLimits",
     "NewEvent",
+    "Now",
     "Order",
     "Page",
     "Progress",
@@ -75,20 +106,31 @@ __all__ = [
     "ProjectionStatus",
     "Projector",
     "PublishAck",
+    "Quarantine",
     "RebuildLimits",
     "RebuildResult",
     "Retry",
+    "Retrying",
+    "Run",
+    "Scheduler",
+    "SequentialScheduler",
     "Settings",
     "Snapshot",
+    "StateChanged",
     "Status",
+    "StoredIndexer",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
     "SystemClock",
+    "Task",
+    "TaskInfo",
+    "TaskStatus",
     "View",
     "ViewRepository",
     "ViewStore",
     "Wanted",
+    "alongside",
     "event",
     "on",
     "run",

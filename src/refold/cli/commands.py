@@ -54,7 +54,9 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     cli.command("import")(import_file)
     cli.command("demo")(demo)
     bench.command("rebuild")(bench_rebuild)
+    bench.command("tasks")(bench_tasks)
     bench.command("live")(bench_live)
+    bench.command("index")(bench_index)
 
 
 def exit_with(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
@@ -168,6 +170,19 @@ def bench_rebuild(
     )
 
 
+def bench_tasks(
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks without work, to be run once each.")] = 100_000,
+    limit: Annotated[int, typer.Option(min=1, help="How many of them may run at once.")] = 100,
+    timers: Annotated[int, typer.Option(min=1, help="Hourly tasks that wait.")] = 10_000,
+    idle_seconds: Annotated[float, typer.Option("--idle", min=0.01, help="Seconds to watch them wait.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure schedulers: rate and memory, how late tasks begin, the cost of waiting, closing under load."""
+    from refold.bench.tasks import run_tasks_bench
+
+    exit_with(run_tasks_bench(tasks=tasks, limit=limit, timers=timers, idle_seconds=idle_seconds, as_json=as_json))
+
+
 def bench_live(
     store: Annotated[
         LiveStore,
@@ -205,4 +220,27 @@ def bench_live(
             seed=seed,
             as_json=as_json,
         )
+    )
+
+
+def bench_index(
+    store: Annotated[
+        LiveStore,
+        typer.Option(
+            help="Where the index goes; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = LiveStore.POSTGRESQL,
+    events: Annotated[
+        int, typer.Option(min=1, help="Events that are there at first, and that come then, each.")
+    ] = 300_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 100_000,
+    live: Annotated[bool, typer.Option(help="Measure live running too.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure listing aggregates from the stream and from the aggregate index, and what the index costs live."""
+    from refold.bench.index import run_index_bench
+
+    exit_with(
+        run_index_bench(store=store.value, events=events, aggregates=aggregates, live=live, seed=seed, as_json=as_json)
     )

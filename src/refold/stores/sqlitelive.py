@@ -36,7 +36,10 @@ _SEEN: Final = (
     "SELECT version FROM refold_seen WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ? "
     "AND aggregate_type = ? AND aggregate_id = ?"
 )
-_KEEPS_SEEN: Final = "SELECT EXISTS (SELECT 1 FROM refold_seen WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ?)"
+_KEEPS_SEEN: Final = (
+    "SELECT EXISTS (SELECT 1 FROM refold_seen "
+    "WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ?)"
+)
 
 
 class _NotMovedError(ClaimLost):
