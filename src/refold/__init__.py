@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from refold.app import App
+from refold.beside import alongside
 from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
@@ -129,6 +130,7 @@ __all__ = [
     "ViewRepository",
     "ViewStore",
     "Wanted",
+    "alongside",
     "event",
     "on",
     "run",

@@ -157,6 +157,15 @@ class Container:
             raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
         return projectors
 
+    def twin(self) -> Self:
+        """Another app that is the same in everything, and not open: for another event loop."""
+        settings = self.settings.model_dump()
+        twin = type(self)(self.name, limits=self._limits, clock=self._clock, environment=False, **settings)
+        twin.register(*(one for name, one in self._projectors.items() if not self._is_index(name)))
+        if self._indexes_aggregates:
+            twin.index_aggregates()
+        return twin
+
     # -- Lifecycle ---------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:

@@ -155,6 +155,9 @@ class ListSource(EventSource):
         self.batch = batch
         self.raw = raw or {}
         self.reads = 0
+        self.given = 0  # the last position that one who follows was given
+        self.began: list[int] = []  # where those who follow began
+        self.tail = 0  # where the stream ends, where its last messages are gone
         self.missing: Exception | None = None
         self.stateless = 0  # so often the server does not answer
         self.gate: asyncio.Event | None = None  # which rebuilds wait for
@@ -200,14 +203,16 @@ class ListSource(EventSource):
             position = int(identity.anchor.partition(":")[0])
             if position > identity.position or await self.anchor(position) != identity.anchor:
                 raise StreamReplaced(f"another message at {position}")
+        self.began.append(identity.position)
         last = max(identity.position, (wanted.start_position or 1) - 1)
         while True:
+            last = max(last, self.tail if last >= len(self.events) else 0)
             more = self._more
             if self._interruption is not None:
                 error, self._interruption = self._interruption, None
                 raise error
             while part := self.events[last : last + self.batch]:
-                last = part[-1].position
+                self.given = last = part[-1].position
                 yield RawBatch(list(map(self._message, part)), last, len(self.events) - last)
             yield RawBatch((), last)
             await more.wait()

@@ -315,4 +315,6 @@ def _position_of(anchor: str) -> int:
 
 
 def _with_mend(reason: str, name: str) -> str:
+    if "reset NAME" in reason:
+        return reason.replace("reset NAME", f"reset {name}")
     return reason if "reset" in reason else f"{reason}; build them anew: refold reset {name}"
