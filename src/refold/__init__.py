@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from refold.app import App
+from refold.beside import alongside
 from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
 from refold.config import Settings
+from refold.engine.aggregates import IndexedAggregate, StoredIndexer
 from refold.engine.full import FullProjection, FullProjectionResult, FullProjectionTask
 from refold.engine.live.group import LiveLimits
-from refold.engine.live.status import ProjectionStatus
+from refold.engine.live.hooks import BatchApplied, Hook, LiveEvent, Quarantine, Retrying, StateChanged
+from refold.engine.live.status import BuildingStatus, ProjectionStatus
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicy, Fault, Retry
 from refold.engine.projector import AggregateProjector, Projector, on
@@ -63,6 +66,8 @@ __all__ = [
     "App",
     "At",
     "Backoff",
+    "BatchApplied",
+    "BuildingStatus",
     "Checkpoint",
     "Clock",
     "CloudEventsCodec",
@@ -84,10 +89,13 @@ __all__ = [
     "FullProjectionTask",
     "GenerationWriter",
     "GoCodec",
+    "Hook",
     "HybridScheduler",
     "Index",
+    "IndexedAggregate",
     "JsonCodec",
     "LetterKind",
+    "LiveEvent",
     "LiveLimits",
     "NewEvent",
     "Now",
@@ -98,15 +106,19 @@ __all__ = [
     "ProjectionStatus",
     "Projector",
     "PublishAck",
+    "Quarantine",
     "RebuildLimits",
     "RebuildResult",
     "Retry",
+    "Retrying",
     "Run",
     "Scheduler",
     "SequentialScheduler",
     "Settings",
     "Snapshot",
+    "StateChanged",
     "Status",
+    "StoredIndexer",
     "StreamPublisher",
     "StreamReader",
     "SubjectScheme",
@@ -118,6 +130,7 @@ __all__ = [
     "ViewRepository",
     "ViewStore",
     "Wanted",
+    "alongside",
     "event",
     "on",
     "run",

@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from refold.clock import Clock, SystemClock
 from refold.codecs import codec_named
 from refold.config import Settings, load_settings
+from refold.engine.aggregates import AGGREGATE_INDEX, CaughtUpIndexer, IndexedAggregate, StoredIndexer, aggregate_index
 from refold.engine.outcome import RebuildLimits
 from refold.engine.projector import Projector
 from refold.errors import ConfigurationError, NatsUnavailable, StoreUnavailable
@@ -21,13 +22,14 @@ from refold.event import EventType
 from refold.jetstream.api import JetStreamApi
 from refold.jetstream.bulk import JetStreamSource
 from refold.jetstream.connection import connected
+from refold.jetstream.head import JetStreamHead
 from refold.jetstream.indexer import JetStreamIndexer
 from refold.jetstream.publisher import JetStreamPublisher
 from refold.jetstream.reader import JetStreamEventReader, JetStreamStreamReader
-from refold.ports import Database
+from refold.ports import AggregateIndexer, Database
 from refold.stores import open_store
 from refold.subjects import SubjectScheme
-from refold.view import View
+from refold.view import View, ViewSchema
 
 __all__ = ["Container"]
 
@@ -72,6 +74,7 @@ class Container:
         self._limits = limits
         self._clock = clock or SystemClock()
         self._projectors: dict[str, Projector[Any]] = {}
+        self._indexes_aggregates = False
         self._stack: AsyncExitStack | None = None
         self._client: Client | None = None
         self._store: Database | None = None
@@ -94,6 +97,31 @@ class Container:
             other = self._projectors.setdefault(projector.spec.name, projector)
             if type(other) is not type(projector):
                 raise ConfigurationError(f"two projectors are called {projector.spec.name!r}; rename one")
+        if self._indexes_aggregates:
+            self.index_aggregates()
+
+    def index_aggregates(self) -> type[Projector[IndexedAggregate]]:
+        """Registers the aggregate index: a projection with one row for each aggregate that has events of the app's types.
+
+        It is built and kept up to date as every other one, under the name ``aggregate_index``, and `indexer` uses it. Its
+        types are those that registered projectors handle; where a new one joins them, it is to be built anew
+        (``refold reset aggregate_index``), and says so.
+
+        Returns:
+            The projector, for `App.views` and `App.wait_for`.
+
+        Raises:
+            ConfigurationError: no projector is registered, or another one has that name.
+        """
+        if AGGREGATE_INDEX in self._projectors and not self._indexes_aggregates:
+            raise ConfigurationError(f"a projector is called {AGGREGATE_INDEX!r} already; rename it")
+        types = self.event_types
+        if not types:
+            raise ConfigurationError("register projectors before index_aggregates(): it indexes what they handle")
+        index = aggregate_index(types)
+        self._projectors[AGGREGATE_INDEX] = index()
+        self._indexes_aggregates = True
+        return index
 
     @property
     def projections(self) -> Sequence[str]:
@@ -103,7 +131,8 @@ class Container:
     @property
     def event_types(self) -> dict[str, EventType]:
         """The event types that registered projectors handle, by name."""
-        return {n: route.event_type for p in self._projectors.values() for n, route in p.spec.routes.items()}
+        others = [one for name, one in self._projectors.items() if not self._is_index(name)]
+        return {n: route.event_type for p in others for n, route in p.spec.routes.items()}
 
     def projector(self, which: str | type[Projector[V]]) -> Projector[Any]:
         """A registered projector, by name or class.
@@ -127,6 +156,15 @@ class Container:
         if not projectors:
             raise ConfigurationError(f"app {self.name!r} has no projections; register some: app.register(MyProjector)")
         return projectors
+
+    def twin(self) -> Self:
+        """Another app that is the same in everything, and not open: for another event loop."""
+        settings = self.settings.model_dump()
+        twin = type(self)(self.name, limits=self._limits, clock=self._clock, environment=False, **settings)
+        twin.register(*(one for name, one in self._projectors.items() if not self._is_index(name)))
+        if self._indexes_aggregates:
+            twin.index_aggregates()
+        return twin
 
     # -- Lifecycle ---------------------------------------------------------------------------------------------------
 
@@ -215,9 +253,26 @@ class Container:
         return JetStreamPublisher(self.client, self.stream, self.codec, self.scheme, self._clock)
 
     @property
-    def indexer(self) -> JetStreamIndexer:
-        """Lists aggregates of the app's stream."""
-        return JetStreamIndexer(self.client, self.stream, self.scheme)
+    def indexer(self) -> AggregateIndexer:
+        """Lists aggregates of the app's stream: from the aggregate index where that is registered and has all of the stream
+        (live, it is waited for, a second at most), else from the server's index of subjects.
+        """
+        from_stream = JetStreamIndexer(self.client, self.stream, self.scheme)
+        if not self._indexes_aggregates:
+            return from_stream
+        head = JetStreamHead(self.reach_nats, self.stream).state
+        return CaughtUpIndexer(self.stored_indexer, from_stream, head=head, store=self.store, app=self.name)
+
+    @property
+    def stored_indexer(self) -> StoredIndexer:
+        """Lists aggregates from the aggregate index alone, as far as that is; needs no NATS.
+
+        Raises:
+            ConfigurationError: the app has no aggregate index, or is not open.
+        """
+        if not self._indexes_aggregates:
+            raise ConfigurationError("the app has no aggregate index: call index_aggregates() first")
+        return StoredIndexer(self.store.repository(ViewSchema.of(IndexedAggregate), AGGREGATE_INDEX))
 
     @property
     def event_reader(self) -> JetStreamEventReader:
@@ -237,6 +292,9 @@ class Container:
             return connected(self._nats, purpose="bulk")
 
         return JetStreamSource(connect, self.stream, self.scheme)
+
+    def _is_index(self, name: str) -> bool:
+        return self._indexes_aggregates and name == AGGREGATE_INDEX
 
     def _opened(self, part: R | None) -> R:
         if part is None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from refold import DELETE, DomainEvent, JsonCodec, Projector, View, event, on
-from refold.errors import StreamReplaced
+from refold.errors import NatsUnavailable, StreamReplaced
 from refold.ports import EventSource, RawBatch, RawMessage, StreamIdentity, StreamState, anchor_of
 from refold.subjects import SubjectScheme
 
@@ -155,7 +155,19 @@ class ListSource(EventSource):
         self.batch = batch
         self.raw = raw or {}
         self.reads = 0
+        self.given = 0  # the last position that one who follows was given
+        self.began: list[int] = []  # where those who follow began
+        self.tail = 0  # where the stream ends, where its last messages are gone
+        self.missing: Exception | None = None
+        self.stateless = 0  # so often the server does not answer
+        self.gate: asyncio.Event | None = None  # which rebuilds wait for
+        self._interruption: Exception | None = None
         self._more = asyncio.Event()
+
+    def interrupt(self, error: Exception) -> None:
+        """Ends the reading of one who follows, once, by an exception."""
+        self._interruption = error
+        self.append()
 
     def append(self, *events: DomainEvent[Any]) -> None:
         self.events += events
@@ -163,11 +175,18 @@ class ListSource(EventSource):
         self._more = asyncio.Event()
 
     async def state(self) -> StreamState:
+        if self.missing is not None:
+            raise self.missing
+        if self.stateless:
+            self.stateless -= 1
+            raise NatsUnavailable("it does not answer")
         return StreamState("list", self.created, 1, len(self.events), len(self.events))
 
     async def batches(self, wanted: Any, *, until: int) -> Any:
         self.reads += 1
         for start in range((wanted.start_position or 1) - 1, until, self.batch):
+            if self.gate is not None:
+                await self.gate.wait()
             part = self.events[start : min(start + self.batch, until)]
             yield RawBatch(list(map(self._message, part)), part[-1].position)
 
@@ -176,13 +195,24 @@ class ListSource(EventSource):
     ) -> Any:
         """Ends each time that all has been given with a batch without messages, then waits for more."""
         self.reads += 1
+        if self.missing is not None:
+            raise self.missing
         if identity.created != self.created:
             raise StreamReplaced(f"expected {identity.created}, found {self.created}")
-        last = identity.position
+        if identity.anchor is not None:
+            position = int(identity.anchor.partition(":")[0])
+            if position > identity.position or await self.anchor(position) != identity.anchor:
+                raise StreamReplaced(f"another message at {position}")
+        self.began.append(identity.position)
+        last = max(identity.position, (wanted.start_position or 1) - 1)
         while True:
+            last = max(last, self.tail if last >= len(self.events) else 0)
             more = self._more
+            if self._interruption is not None:
+                error, self._interruption = self._interruption, None
+                raise error
             while part := self.events[last : last + self.batch]:
-                last = part[-1].position
+                self.given = last = part[-1].position
                 yield RawBatch(list(map(self._message, part)), last, len(self.events) - last)
             yield RawBatch((), last)
             await more.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any
 
@@ -17,6 +17,7 @@ from refold.errors import JetStreamUnavailable, NatsUnavailable, NotPermitted
 from refold.jetstream.api import JetStreamApi, request
 from refold.jetstream.bulk_publisher import BulkPublisher
 from refold.jetstream.connection import NatsSettings, connected
+from refold.ports import StreamIdentity
 
 MakeNats = Callable[..., EmbeddedNats]
 
@@ -33,6 +34,9 @@ READING = [
     f"$JS.ACK.*.*.{STREAM}.*.>",
 ]
 """What a worker publishes to that rebuilds and reads."""
+
+FOLLOWING = [*READING, f"$JS.API.STREAM.MSG.GET.{STREAM}"]
+"""What a worker publishes to that keeps views up to date."""
 
 PUBLISHING = [f"$JS.API.STREAM.INFO.{STREAM}", f"$JS.API.STREAM.MSG.GET.{STREAM}", "order.>"]
 """What an application publishes to that appends events."""
@@ -67,6 +71,13 @@ async def read_bulk(app: App) -> Any:
     return await collect(app.source.batches(EventFilter(), until=1))
 
 
+async def follow(app: App) -> Any:
+    """Begins to follow the stream; the first batch has its event."""
+    identity = StreamIdentity((await app.source.state()).created, 0)
+    async with aclosing(app.source.follow(EventFilter(), identity)) as batches:
+        return await anext(batches)
+
+
 async def read_events(app: App) -> Any:
     return await collect(app.event_reader.events(EventFilter()))
 
@@ -98,6 +109,24 @@ async def test_the_rights_to_read_suffice_for_a_worker(own_nats: MakeNats) -> No
         assert (await JetStreamApi(app.client)._ask(f"STREAM.INFO.{STREAM}", None, dict, STREAM))["state"][
             "consumer_count"
         ] == 0
+
+
+async def test_the_rights_to_follow_suffice_for_a_worker(own_nats: MakeNats) -> None:
+    async with limited(own_nats, FOLLOWING) as app:
+        for use in (follow, rebuild, follow):
+            assert len(await use(app)) == 1
+        assert await app.source.anchor(1) is not None
+
+
+@pytest.mark.parametrize(
+    "missing", ["STREAM.INFO", "CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.MSG.NEXT", "STREAM.MSG.GET"]
+)
+async def test_a_right_that_following_lacks_is_named_at_once(own_nats: MakeNats, missing: str) -> None:
+    async with limited(own_nats, without(FOLLOWING, missing)) as app:
+        began = monotonic()
+        with pytest.raises(NotPermitted, match=rf"may not publish to '\$JS\.API\.{missing}\.{STREAM}.*check its perm"):
+            await follow(app)
+        assert monotonic() - began < 3
 
 
 async def test_the_rights_to_append_suffice_for_a_publisher(own_nats: MakeNats) -> None:
@@ -145,7 +174,7 @@ async def test_rights_that_reading_can_do_without(own_nats: MakeNats, missing: s
 
 async def test_another_inbox_is_named_at_once(own_nats: MakeNats) -> None:
     async with limited(own_nats, READING + PUBLISHING, subscribe="_INBOX_other.>") as app:
-        for use in (rebuild, read_bulk, read_events, read_aggregate, index, append):
+        for use in (follow, rebuild, read_bulk, read_events, read_aggregate, index, append):
             began = monotonic()
             with pytest.raises(NotPermitted, match=rf"may not subscribe to {INBOX}\.>.*set inbox_prefix"):
                 await use(app)

@@ -339,7 +339,10 @@ async def test_messages_are_deleted_in_between(life: Life) -> None:
         await life.check()
 
 
-async def test_killed_while_it_rebuilds_beside_live(life: Life) -> None:
+async def test_killed_while_it_rebuilds_beside_live(
+    nats: EmbeddedNats, lasting_url: str, stream_name: str, seed: int
+) -> None:
+    life = Life(nats.url, stream_name, lasting_url, seed=seed)
     await life.begin()
     await asyncio.to_thread(life.publish_bulk, 3_000)
     with life.worker():

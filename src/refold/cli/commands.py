@@ -56,6 +56,7 @@ def add_to(cli: typer.Typer, bench: typer.Typer) -> None:
     bench.command("rebuild")(bench_rebuild)
     bench.command("tasks")(bench_tasks)
     bench.command("live")(bench_live)
+    bench.command("index")(bench_index)
 
 
 def exit_with(work: Coroutine[Any, Any, int], interrupted: str = "run it again") -> None:
@@ -219,4 +220,27 @@ def bench_live(
             seed=seed,
             as_json=as_json,
         )
+    )
+
+
+def bench_index(
+    store: Annotated[
+        LiveStore,
+        typer.Option(
+            help="Where the index goes; REFOLD_BENCH_DATABASE_URL names a PostgreSQL instead of one from a wheel."
+        ),
+    ] = LiveStore.POSTGRESQL,
+    events: Annotated[
+        int, typer.Option(min=1, help="Events that are there at first, and that come then, each.")
+    ] = 300_000,
+    aggregates: Annotated[int, typer.Option(min=1, help="Aggregates that they are drawn from.")] = 100_000,
+    live: Annotated[bool, typer.Option(help="Measure live running too.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the draw: the same seed gives the same events.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure listing aggregates from the stream and from the aggregate index, and what the index costs live."""
+    from refold.bench.index import run_index_bench
+
+    exit_with(
+        run_index_bench(store=store.value, events=events, aggregates=aggregates, live=live, seed=seed, as_json=as_json)
     )

@@ -65,10 +65,13 @@ def _built(name: str, checkpoint: Checkpoint | None) -> Checkpoint:
 
 
 def _told(name: str, checkpoint: Checkpoint, soon: str, later: str) -> None:
-    if is_tended(checkpoint, SystemClock().now(), _LEASE):
-        text = f"{name}: {soon}; {checkpoint.owner} runs it, and it is at position {checkpoint.position:,}"
+    at = f"it is at position {checkpoint.position:,}"
+    if not is_tended(checkpoint, SystemClock().now(), _LEASE):
+        text = f"{name}: nobody runs it now; {later} ({at})"
+    elif checkpoint.status in (Status.PAUSED, Status.FAULTED):  # as they also stay when their process has ended
+        text = f"{name}: if {checkpoint.owner} still runs it, {soon}; else {later} ({at})"
     else:
-        text = f"{name}: nobody runs it now; {later} (it is at position {checkpoint.position:,})"
+        text = f"{name}: {soon}; {checkpoint.owner} runs it ({at})"
     tell(console_on(sys.stdout), text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -111,7 +112,7 @@ def progress_told(progress: Progress) -> str:
 
 def _plain(result: RebuildResult) -> dict[str, Any]:
     plain = {name: getattr(result, name) for name in RebuildResult.__slots__}
-    faults = [{name: getattr(fault, name) for name in type(fault).__slots__} for fault in result.faults]
+    faults = [dataclasses.asdict(fault) | {"policy": fault.policy.value} for fault in result.faults]
     return plain | {"faults": faults, "complete": result.complete}
 
 

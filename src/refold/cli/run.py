@@ -30,6 +30,18 @@ _STYLES: Final = {
 _EVERY: Final = 10.0
 """Seconds between two lines of progress where no bar can be shown."""
 
+_TOLD_BY_HOOKS: Final = frozenset(
+    {
+        "a projection stopped",
+        "a projection failed and is tried again",
+        "a projection is not run here",
+        "events became dead letters",
+        "reading was interrupted and is taken up again",
+        "the database could not do it and is asked again",
+    }
+)
+_WORTH_TELLING: Final = frozenset({"waiting for a claim", "nats connection made again"})
+
 
 def run_live(app: App, names: Sequence[str], *, accept_truncated: bool, verbose: bool) -> None:
     """Runs projections until a signal, and says what happens."""
@@ -42,11 +54,13 @@ def run_live(app: App, names: Sequence[str], *, accept_truncated: bool, verbose:
 
 def _quieten() -> None:
     """Leaves to the log what the hooks do not tell."""
-    logging.getLogger("refold").setLevel(logging.WARNING)
-    for name in ("refold.engine.live.group", "refold.engine.live.seat"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for name in ("refold.engine.live.runner", "refold.jetstream.connection"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("refold").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg in _WORTH_TELLING or (record.levelno >= logging.WARNING and record.msg not in _TOLD_BY_HOOKS)
 
 
 class LiveConsole:
@@ -59,7 +73,7 @@ class LiveConsole:
         self._told = 0.0
         self._retrying: dict[tuple[tuple[str, ...], str], str] = {}
         self._failing: dict[str, float] = {}
-        self._states: dict[str, set[tuple[Status, str]]] = {}
+        self._states: dict[str, set[tuple[bool, str]]] = {}
 
     def __enter__(self) -> LiveConsole:
         return self
@@ -120,7 +134,7 @@ class LiveConsole:
         told = self._states.setdefault(event.projection, set())
         if event.now is Status.LIVE:
             told.clear()
-        state = (event.now, event.reason)
+        state = (event.now is Status.FAULTED, event.reason or event.now.value)
         if state in told:
             return True
         told.add(state)

@@ -7,7 +7,6 @@ in memory, or how often an event was delivered.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -33,9 +32,8 @@ KEPT_FAULTS: Final = 1000
 """How many faults a fold keeps in full; all are counted."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Deferred:
-    """An event that waits for its view to be read from the database."""
+class Deferred(msgspec.Struct, frozen=True, gc=False):
+    """An event that waits for its view to be read from the database. There may be many: it is made quickly."""
 
     key: str
     event: DomainEvent[Any]

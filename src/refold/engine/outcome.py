@@ -15,12 +15,13 @@ class RebuildLimits:
     """How much memory a rebuild may take; the stream's length does not matter.
 
     Attributes:
-        hot_views: views kept unpacked; twice as many at the most, shared among the projections rebuilt together.
+        hot_views: views kept unpacked; twice as many at the most, shared among the projections rebuilt together. A view of
+            ten columns takes about half a KiB.
         packed_bytes: about how many bytes of packed views are kept before they go to the database.
         chunk_rows: rows written at once.
     """
 
-    hot_views: int = 150_000
+    hot_views: int = 500_000
     packed_bytes: int = 400 * 2**20
     chunk_rows: int = 10_000
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Final
 
 import stamina
 from nats.aio.client import Client
@@ -23,6 +24,9 @@ from refold.subjects import SubjectScheme
 __all__ = ["BulkLimits", "JetStreamSource"]
 
 log = logging.getLogger(__name__)
+
+_STARVED: Final = 2
+"""Connections that may be lost before anything came, until less is asked for."""
 
 Connect = Callable[[], AbstractAsyncContextManager[Client]]
 """Makes a connection for one reader."""
@@ -45,6 +49,7 @@ class JetStreamSource(EventSource):
         self._stream = stream
         self._scheme = scheme
         self._limits = limits or BulkLimits()
+        self._starved = 0
 
     async def state(self) -> StreamState:
         """The stream now."""
@@ -68,9 +73,13 @@ class JetStreamSource(EventSource):
             async with self._connect() as client:
                 follower = Follower(client, self._stream, self._scheme, self._limits, wanted, selection)
                 reading = follower.batches(identity, name=name, accept_expired=accept_expired)
-                async with aclosing(reading) as batches:
-                    async for batch in batches:
-                        yield batch
+                try:
+                    async with aclosing(reading) as batches:
+                        async for batch in batches:
+                            yield batch
+                finally:
+                    if follower.consumer is not None:
+                        self._adapt(follower.consumer)
             identity = dataclasses.replace(identity, position=follower.last)
 
     async def batches(self, wanted: EventFilter, *, until: int) -> AsyncGenerator[RawBatch, None]:
@@ -115,7 +124,20 @@ class JetStreamSource(EventSource):
                     async for batch in batches:
                         yield batch
             finally:
+                self._adapt(consumer)
                 await consumer.close()
+
+    def _adapt(self, consumer: Consumer) -> None:
+        """Asks for less after the connection was lost twice before anything came: a server cuts off those whom it has to hold
+        too much for.
+        """
+        self._starved = self._starved + 1 if consumer.starved else 0
+        if self._starved >= _STARVED:
+            self._limits = dataclasses.replace(self._limits, pull_bytes=self._limits.pull_bytes // 4)
+            log.warning(
+                "the connection is lost before anything comes; less is asked for at once from now on",
+                extra={"stream": self._stream, "pull_bytes": self._limits.pull_bytes},
+            )
 
 
 def _may_pass(error: Exception) -> bool:

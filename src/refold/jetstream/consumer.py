@@ -105,6 +105,7 @@ class Consumer:
         self._name = ""
         self.filters: Sequence[str] = ()
         self._pending = 0
+        self._parser = frame_parser(0, scheme)
         self._denial: asyncio.Task[None] | None = None
 
     async def open(self, wanted: EventFilter, last: int, until: int) -> None:
@@ -185,6 +186,15 @@ class Consumer:
             with suppress(StreamError, TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS):
                     await self._api.delete_consumer(self._stream, self._name)
+
+    def give_up(self) -> None:
+        """The server does not answer any more: `close` is not to wait for it."""
+        self._deaf = True
+
+    @property
+    def starved(self) -> bool:
+        """Whether the connection was lost before anything came of what was asked for."""
+        return self._deaf and bool(self._pulls) and self._pending > 0 and not self._parser.delivered
 
     # -- Batches -----------------------------------------------------------------------------------------------------
 

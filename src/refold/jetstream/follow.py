@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 
-from refold.errors import ContinuityError
+from refold.errors import ContinuityError, NatsUnavailable
 from refold.filters import EventFilter
 from refold.jetstream.api import JetStreamApi, StreamInfo
 from refold.jetstream.consumer import BulkLimits, Consumer
@@ -44,6 +44,7 @@ class Follower:
 
     Attributes:
         last: up to where the stream was read.
+        consumer: what it reads through, once there is one.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Follower:
         self._wanted = wanted
         self._selection = selection
         self.last = 0
+        self.consumer: Consumer | None = None
         self._told = -1
         self._missed = False
         self._awaited: tuple[int, float] | None = None
@@ -85,7 +87,7 @@ class Follower:
             await asyncio.sleep(_QUIET)
             info = await self._fence.state(self.last)
         self._start = await self._first_wanted(info)
-        self._consumer = Consumer(
+        self.consumer = self._consumer = Consumer(
             self._client, self._api, self._stream, self._scheme, self._limits, self._selection, name or "refold"
         )
         try:
@@ -94,6 +96,9 @@ class Follower:
             async with aclosing(self._read()) as batches:
                 async for batch in batches:
                     yield batch
+        except NatsUnavailable:
+            self._consumer.give_up()
+            raise
         finally:
             await self._consumer.close()
 

@@ -61,7 +61,6 @@ digits(const char **at, int count)
     return value;
 }
 
-#define STAMP_SIZE 27 /* "2026-01-31T12:00:00.123456Z" */
 #define STAMP_LEAST 20 /* without a fraction */
 
 /* A time in UTC, with a fraction of up to six digits, as a datetime; NULL, without an exception, for anything else. */
@@ -134,9 +133,9 @@ payload_end(const char *payload, const char *end, long long *version)
 }
 
 static PyObject *
-decoded(EnvelopeDecoder *self, const char *start, const char *end)
+decoded(EnvelopeDecoder *self, const char *start, const char *end, const Stamp *stamp)
 {
-    PyObject *payload = self->quick ? struct_of(self->quick, start, end) : NULL;
+    PyObject *payload = self->quick ? struct_of(self->quick, start, end, stamp) : NULL;
     if (payload != NULL)
         return payload;
     if (PyErr_Occurred()) {
@@ -169,7 +168,7 @@ envelope_event(EnvelopeDecoder *self, const Frames *frames, const Message *messa
           FOLLOWS(&at, end, "\",\"aggregate_type\":\"") && follows_str(&at, end, aggregate_type) &&
           FOLLOWS(&at, end, "\",\"timestamp\":\"") && end - at > STAMP_SIZE))
         return NULL;
-    const char *stamp = at;
+    Stamp stamp = {.text = at};
     at += STAMP_SIZE;
     if (!FOLLOWS(&at, end, "\",\"version\":"))
         return NULL;
@@ -184,13 +183,13 @@ envelope_event(EnvelopeDecoder *self, const Frames *frames, const Message *messa
         return NULL;
 
     PyObject *value[E_FIELDS] = {0}, *event = NULL;
-    value[E_PAYLOAD] = decoded(self, at, stop);
-    if (value[E_PAYLOAD] == NULL)
-        goto done;
-    value[E_TIMESTAMP] = timestamp_of(stamp, STAMP_SIZE);
+    value[E_TIMESTAMP] = stamp.value = timestamp_of(stamp.text, STAMP_SIZE);
     if (value[E_TIMESTAMP] == NULL)
         goto done;
-    value[E_ID] = PyUnicode_FromStringAndSize(id, id_end - id);
+    value[E_PAYLOAD] = decoded(self, at, stop, &stamp);
+    if (value[E_PAYLOAD] == NULL)
+        goto done;
+    value[E_ID] = ascii_str(id, id_end - id);
     value[E_AGGREGATE_ID] = Py_NewRef(aggregate_id);
     value[E_TYPE] = Py_NewRef(event_type);
     value[E_AGGREGATE_TYPE] = Py_NewRef(aggregate_type);

@@ -44,11 +44,20 @@ PyObject *body_of(const Frames *frames, const Message *message);
 
 /* -- payload.c: JSON objects to structs ------------------------------------------------------------------------------ */
 
+#define STAMP_SIZE 27 /* "2026-01-31T12:00:00.123456Z" */
+
+/* A time as text and as datetime. */
+typedef struct {
+    const char *text;
+    PyObject *value;
+} Stamp;
+
 typedef struct StructDecoder StructDecoder;
 
 extern PyTypeObject StructDecoder_Type;
 
-PyObject *struct_of(StructDecoder *decoder, const char *start, const char *end);
+PyObject *ascii_str(const char *text, Py_ssize_t size);
+PyObject *struct_of(StructDecoder *decoder, const char *start, const char *end, const Stamp *stamp);
 
 /* -- envelope.c: refold's own envelope, as its publisher writes it -------------------------------------------------- */
 

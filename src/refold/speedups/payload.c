@@ -39,6 +39,7 @@ struct StructDecoder {
 
 typedef struct {
     const char *at, *end;
+    const Stamp *stamp;
     int depth;
 } Text;
 
@@ -107,7 +108,7 @@ plain_text(Text *text, const char **start, Py_ssize_t *size, int *ascii)
     return 1;
 }
 
-static PyObject *
+PyObject *
 ascii_str(const char *start, Py_ssize_t size)
 {
     PyObject *made = PyUnicode_New(size, 127);
@@ -251,7 +252,11 @@ read_datetime(Text *text)
     const char *start;
     Py_ssize_t size;
     int ascii;
-    return plain_text(text, &start, &size, &ascii) ? timestamp_of(start, size) : NULL;
+    if (!plain_text(text, &start, &size, &ascii))
+        return NULL;
+    if (text->stamp != NULL && size == STAMP_SIZE && memcmp(start, text->stamp->text, STAMP_SIZE) == 0)
+        return Py_NewRef(text->stamp->value);
+    return timestamp_of(start, size);
 }
 
 /* Steps over any value, to where it ends if it is valid at all. */
@@ -365,11 +370,13 @@ read_struct(StructDecoder *self, Text *text)
     return made;
 }
 
-/* The struct that a text is; NULL, perhaps with an exception, where msgspec is to decode it. */
+/* The struct that a text is; NULL, perhaps with an exception, where msgspec is to decode it. A time that is known already,
+ * which payloads often repeat, may be given.
+ */
 PyObject *
-struct_of(StructDecoder *self, const char *start, const char *end)
+struct_of(StructDecoder *self, const char *start, const char *end, const Stamp *stamp)
 {
-    Text text = {.at = start, .end = end};
+    Text text = {.at = start, .end = end, .stamp = stamp};
     PyObject *made = read_struct(self, &text);
     skip_blanks(&text);
     if (made != NULL && text.at != end)
@@ -456,7 +463,7 @@ struct_decode(StructDecoder *self, PyObject *body)
         return NULL;
     }
     const char *start = PyBytes_AS_STRING(body);
-    PyObject *made = struct_of(self, start, start + PyBytes_GET_SIZE(body));
+    PyObject *made = struct_of(self, start, start + PyBytes_GET_SIZE(body), NULL);
     if (made != NULL)
         return made;
     if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))

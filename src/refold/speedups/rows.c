@@ -177,6 +177,20 @@ checked(const RowCodec *self, PyObject *rows, Py_ssize_t i)
     return row;
 }
 
+/* Fetches what is needed of the rows that come after one into the processor's cache. */
+static inline void
+fetch_rows(const RowCodec *self, PyObject *rows, Py_ssize_t i)
+{
+    Py_ssize_t count = PyList_GET_SIZE(rows);
+    if (i + 2 * AHEAD < count)
+        for (Py_ssize_t at = 0; at < (Py_ssize_t)(sizeof(PyTupleObject) + (size_t)self->count * sizeof(PyObject *)); at += 64)
+            PREFETCH((char *)PyList_GET_ITEM(rows, i + 2 * AHEAD) + at);
+    PyObject *row = i + AHEAD < count ? PyList_GET_ITEM(rows, i + AHEAD) : NULL;
+    if (row != NULL && PyTuple_CheckExact(row) && PyTuple_GET_SIZE(row) == self->count)
+        for (Py_ssize_t column = 0; column < self->count; column++)
+            PREFETCH((char *)PyTuple_GET_ITEM(row, column));
+}
+
 static PyObject *
 codec_are_good(RowCodec *self, PyObject *rows)
 {
@@ -186,6 +200,7 @@ codec_are_good(RowCodec *self, PyObject *rows)
         PyObject *row = checked(self, rows, i);
         if (row == NULL)
             return NULL;
+        fetch_rows(self, rows, i);
         for (Py_ssize_t column = 0; column < self->count && good == 1; column++)
             good = is_good(self, PyTuple_GET_ITEM(row, column), column);
     }
@@ -391,8 +406,10 @@ codec_copy(RowCodec *self, PyObject *rows)
         PyObject *row = checked(self, rows, i);
         char *at = row ? extend(&buffer, 2) : NULL;
         done = at ? 1 : -1;
-        if (done == 1)
+        if (done == 1) {
+            fetch_rows(self, rows, i);
             put_number(at, (uint64_t)self->count, 2);
+        }
         for (Py_ssize_t column = 0; column < self->count && done == 1; column++)
             done = copy_cell(self, &buffer, PyTuple_GET_ITEM(row, column), kind_of(self, column));
     }
@@ -443,6 +460,8 @@ codec_sqlite(RowCodec *self, PyObject *rows)
     PyObject *made = PyList_New(count);
     for (Py_ssize_t i = 0; made != NULL && i < count; i++) {
         PyObject *row = checked(self, rows, i), *cells = row ? PyTuple_New(self->count) : NULL;
+        if (cells != NULL)
+            fetch_rows(self, rows, i);
         for (Py_ssize_t column = 0; cells != NULL && column < self->count; column++) {
             PyObject *cell = sqlite_cell(self, PyTuple_GET_ITEM(row, column), kind_of(self, column));
             if (cell == NULL)

@@ -52,6 +52,10 @@ _SEEN: Final = b"""
             AND aggregate_type = a.aggregate_type AND aggregate_id = a.aggregate_id OFFSET 0
     ) s
 """
+_KEEPS_SEEN: Final = b"""
+    SELECT EXISTS (SELECT FROM refold_seen WHERE app = %s::text AND projection = %s::text AND projection_version = %s::int8
+        AND generation = %s::int8)
+"""
 # Waits for a session that was lost within its transaction.
 _STANDING: Final = b"""
     SELECT projection, version, generation, table_name, state, owner, epoch, position FROM refold_checkpoints
@@ -92,6 +96,7 @@ class PostgresBatchWriter(BatchWriter):
         self._worker = Worker("refold-writer", interrupt=self._interrupt)
         self._connection: psycopg.Connection[Any] | None = None
         self._rows: dict[str, PostgresRows] = {}
+        self._keeps_seen: dict[str, bool] = {}
         self._was_connected = False
         held = list(claims.values())
         self._app, self._owner = held[0].app, held[0].owner or ""
@@ -115,8 +120,11 @@ class PostgresBatchWriter(BatchWriter):
         await self._run(self._commit, {name: c for name, c in changes.items() if c}, old, new, anchor)
 
     async def close(self) -> None:
-        await self._worker.run(self._disconnect)
-        await self._worker.close()
+        try:
+            await self._worker.run(self._disconnect)
+        finally:  # a caller that is cancelled here may not have got as far as that
+            await self._worker.close()
+            self._disconnect()
 
     # -- In the thread: reading ------------------------------------------------------------------------------------------
 
@@ -129,8 +137,13 @@ class PostgresBatchWriter(BatchWriter):
         kinds, names = zip(*aggregates, strict=True)
         asked = [Cells("int8", range(len(aggregates))), Cells("text", kinds), Cells("text", list(map(storable, names)))]
         app, name, version, generation = self._keys[projection]
-        parameters = [*asked, app, name, Int8(version), Int8(generation)]
-        found = self._connected().execute(_SEEN, parameters, prepare=True, binary=True)
+        whose = [app, name, Int8(version), Int8(generation)]
+        connection = self._connected()
+        if projection not in self._keeps_seen:
+            (self._keeps_seen[projection],) = connection.execute(_KEEPS_SEEN, whose).fetchone() or (True,)
+        if not self._keeps_seen[projection]:
+            return {}  # as with most projections whose rows tell it: nobody else can have written any since
+        found = connection.execute(_SEEN, [*asked, *whose], prepare=True, binary=True)
         return {aggregates[number]: seen for number, seen in found}
 
     # -- In the thread: a commit -----------------------------------------------------------------------------------------
@@ -225,6 +238,8 @@ class PostgresBatchWriter(BatchWriter):
             deleted = askable(change.deleted)
             if deleted:
                 self._rows[name].delete(deleted)
+            if change.seen:
+                self._keeps_seen[name] = True
         keep_seen(connection, [(self._keys[name], change.seen) for name, change in changes.items()])
         record_letters(connection, [(self._keys[name], change.letters) for name, change in changes.items()])
 
@@ -301,6 +316,7 @@ class PostgresBatchWriter(BatchWriter):
         if self._was_connected:
             end_sessions(connection, keys)
         connection.execute("SELECT pg_advisory_lock_shared(key) FROM unnest(%s::int8[]) key", [keys])
+        self._keeps_seen.clear()
         self._rows = {
             name: PostgresRows(connection, self._schemas[name], claim.table, f"refold_pending_{i}")
             for i, (name, claim) in enumerate(self._claims.items())

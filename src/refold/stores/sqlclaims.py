@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from refold.errors import StoreBusy, StoreError
+from refold.errors import StoreBusy, StoreError, StoreUnavailable
 from refold.ports.live import BatchWriter, Checkpoint, Claims, Quarantined, Status
 from refold.stores.catalog import compare_columns
 from refold.stores.claiming import claim_held, new_owner, not_claimed
@@ -122,9 +122,11 @@ class SqlClaims(Claims):
         for name in list(self._held):
             try:
                 await self.release(name, Status.STOPPED)
-            except StoreError:
+            except StoreError as error:
                 # Its sign of life ends all the same, so that anybody can take it.
                 _log.warning("a claim could not be released", extra={"projection": name}, exc_info=True)
+                if isinstance(error, StoreUnavailable):
+                    break  # nor could the others be
         self._held.clear()
 
     # -- Within a call ---------------------------------------------------------------------------------------------------

@@ -36,6 +36,10 @@ _SEEN: Final = (
     "SELECT version FROM refold_seen WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ? "
     "AND aggregate_type = ? AND aggregate_id = ?"
 )
+_KEEPS_SEEN: Final = (
+    "SELECT EXISTS (SELECT 1 FROM refold_seen "
+    "WHERE app = ? AND projection = ? AND projection_version = ? AND generation = ?)"
+)
 
 
 class _NotMovedError(ClaimLost):
@@ -115,6 +119,7 @@ class SqliteBatchWriter(BatchWriter):
         self._claims = dict(claims)
         self._keys = {name: key_of(claim) for name, claim in claims.items()}
         self._rows = {name: SqliteRows(store.dialect, schemas[name], claim.table) for name, claim in claims.items()}
+        self._keeps_seen: dict[str, bool] = {}
         held = list(claims.values())
         self._whose = (held[0].app, held[0].owner)
         self._held = [cell for c in held for cell in (c.projection, c.version, c.generation, c.epoch)]
@@ -138,6 +143,10 @@ class SqliteBatchWriter(BatchWriter):
         key = self._keys[projection]
 
         def load(connection: sa.Connection) -> dict[tuple[str, str], int]:
+            if projection not in self._keeps_seen:
+                self._keeps_seen[projection] = bool(connection.exec_driver_sql(_KEEPS_SEEN, key).scalar())
+            if not self._keeps_seen[projection]:
+                return {}  # as with most projections whose rows tell it: nobody else can have written any since
             found = {
                 (kind, name): connection.exec_driver_sql(_SEEN, (*key, kind, storable(name))).scalar()
                 for kind, name in aggregates
@@ -196,6 +205,8 @@ class SqliteBatchWriter(BatchWriter):
     def _write_rest(self, connection: sa.Connection, changes: Mapping[str, Changes]) -> None:
         for name, change in changes.items():
             self._rows[name].delete(connection, askable(change.deleted))
+            if change.seen:
+                self._keeps_seen[name] = True
         live, keys = self._store.live, self._keys
         live.keep_seen(connection, [(keys[name], change.seen) for name, change in changes.items()])
         live.record(connection, [(keys[name], change.letters) for name, change in changes.items()])

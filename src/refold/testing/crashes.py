@@ -64,7 +64,7 @@ def check_projector(
         schedule: one schedule; with `history`, that one example is run, and Hypothesis is not needed.
         database_url: where views go: memory, a temporary file for any ``sqlite:``, a schema of its own for a PostgreSQL.
         deterministic: also find handlers that use the clock, randomness or I/O, see `check_deterministic`.
-        max_examples: how many; by default 100 in memory, and 20 in a database.
+        max_examples: how many; by default 200 in memory, and 20 in a database.
 
     Raises:
         AssertionError: views are not those of the plain fold; a handler is not deterministic; a row cannot be stored.
@@ -96,7 +96,7 @@ def check_projector(
     # Hypothesis keeps what failed under the function's name.
     check.__name__ = check.__qualname__ = f"check_projector_{one.spec.name}"
     settled = settings(
-        max_examples=max_examples or (100 if database_url == "memory://" else 20),
+        max_examples=max_examples or (200 if database_url == "memory://" else 20),
         deadline=None,
         report_multiple_bugs=False,
         phases=[phase for phase in Phase if phase is not Phase.explain],

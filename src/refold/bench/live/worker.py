@@ -84,9 +84,10 @@ def _projectors(name: str) -> Sequence[type[Projector[Any]]]:
         from refold.bench.model import OrderSummaries
 
         return [OrderSummaries]
+    from refold.bench.index import INDEX_SETS
     from refold.bench.live.kinds import SETS
 
-    return SETS[name]
+    return INDEX_SETS[name] if name in INDEX_SETS else SETS[name]
 
 
 def main() -> None:

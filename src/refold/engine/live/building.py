@@ -94,7 +94,7 @@ class Building:
 
     async def _built(self, seat: Seat, result: RebuildResult) -> None:
         if result.published:
-            seat.is_built()
+            seat.is_building = False  # how it stands then, tells the checkpoint, which is read next
             seat.failures = 0
             seat.apart = None
         else:
@@ -110,10 +110,11 @@ class Building:
             "a rebuild was not put in place; readers go on with what they have",
             extra={"projection": seat.name, "reason": reason},
         )
-        seat.is_built(reason)
         if seat.checkpoint is None:
+            seat.is_building = False
             seat.fault(reason)
         else:
+            seat.is_built(reason)
             await self._clear_order(seat)
 
     async def _clear_order(self, seat: Seat) -> None:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import stamina
 
@@ -63,7 +63,7 @@ class LiveLimits:
     """
 
     batch_events: int = 250_000
-    batch_seconds: float = 1.0
+    batch_seconds: float = 2.0
     behind: int = 1_000
     idle_seconds: float = 0.25
     hot_views: int = 150_000
@@ -118,6 +118,7 @@ class Group:
         self._dispatcher = Dispatcher([member.fold for member in members], codec, scheme)
         self._batch = Batch(identity.position)
         self._committing: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
         self._committed = 0.0
         self._reaching = identity.position
         self._anchor = identity.anchor
@@ -252,7 +253,7 @@ class Group:
         batch = self._batch
         if not batch.moved:
             return
-        changes = {member.name: await member.finish(batch, self) for member in self.members}
+        changes = dict(zip(self.names, await self._finish(batch), strict=True))
         counts = Counts()
         for member in self.members:
             counts.add(member.counted())
@@ -260,6 +261,15 @@ class Group:
         self._batch = Batch(batch.last)
         self._anchor = batch.anchor or self._anchor
         self._committing = asyncio.create_task(self._commit(batch, changes, counts), name="refold-commit")
+
+    async def _finish(self, batch: Batch) -> Sequence[Changes]:
+        """What the batch changes in each projection. While one's views are read, another's are folded."""
+        ending = [member.finish(batch, self) for member in self.members]
+        ended = await asyncio.gather(*ending, return_exceptions=True)
+        for one in ended:
+            if isinstance(one, BaseException):
+                raise one
+        return cast("Sequence[Changes]", ended)
 
     async def _commit(self, batch: Batch, changes: Mapping[str, Changes], counts: Counts) -> None:
         anchor, self._reaching = batch.anchor, batch.last
@@ -312,13 +322,15 @@ class Group:
 
     async def rows(self, projection: str, keys: Collection[str]) -> dict[str, Row]:
         """Rows as the batch before left them."""
-        await self._wait_for_commit()
-        return await self._persist("load", lambda: self._writer.load(projection, keys))
+        async with self._reading:
+            await self._wait_for_commit()
+            return await self._persist("load", lambda: self._writer.load(projection, keys))
 
     async def seen(self, projection: str, aggregates: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Handled versions as the batch before left them."""
-        await self._wait_for_commit()
-        return await self._persist("load", lambda: self._writer.load_seen(projection, aggregates))
+        async with self._reading:
+            await self._wait_for_commit()
+            return await self._persist("load", lambda: self._writer.load_seen(projection, aggregates))
 
     async def _persist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         """Calls until the database is there and has time."""

@@ -213,8 +213,8 @@ class Grouping:
         await self._close(running.group)
         error = None if running.task.cancelled() else running.task.exception()
         for seat in running.seats:
-            seat.reached(running.group.position)
             seat.is_stale = True
+            seat.reached(running.group.position)
         if error is not None:
             self._blame(running, error)
 
@@ -315,4 +315,6 @@ def _position_of(anchor: str) -> int:
 
 
 def _with_mend(reason: str, name: str) -> str:
+    if "reset NAME" in reason:
+        return reason.replace("reset NAME", f"reset {name}")
     return reason if "reset" in reason else f"{reason}; build them anew: refold reset {name}"

@@ -118,7 +118,7 @@ class Member:
     @property
     def is_full(self) -> bool:
         """Whether more events wait for their views than should."""
-        return len(self.fold.deferred) + len(self.fold.late) > MOST_DEFERRED
+        return len(self.fold.deferred) + len(self.fold.late) > min(MOST_DEFERRED, self._capacity)
 
     def counted(self) -> Counts:
         """What was counted since this was asked last."""

@@ -136,8 +136,7 @@ class Seat:
     @property
     def can_be_taken(self) -> bool:
         """Whether its checkpoint should be read again, now."""
-        cannot_be_built = self.checkpoint is None and self.is_faulted
-        return self.is_stale and not (self.lost or self.ready_in or cannot_be_built)
+        return self.is_stale and not (self.lost or self.ready_in or self.is_faulted)
 
     @property
     def can_run(self) -> bool:
@@ -193,14 +192,15 @@ class Seat:
         """
         before, self.checkpoint = self.checkpoint, checkpoint
         self.lost, self.is_stale = None, False
-        self._awaited, self._at_head, self._fault = "", False, fault
+        self._awaited, self._fault = "", fault
         self.position = 0 if checkpoint is None else checkpoint.position
         if checkpoint is not None:
             self.memory.held = {one.key for one in quarantined}
             self.memory.skip = checkpoint.skip
             self._written = (checkpoint.status, checkpoint.reason)
             if before is None or before.table != checkpoint.table:
-                self._note, self.halt = "", None
+                self._note, self.halt, self._at_head = "", None, False
+        self._at_head = self._at_head and not (fault or self._is_paused)
         self._notice()
 
     def await_claim(self, reason: str, seconds: float) -> None:
@@ -218,9 +218,9 @@ class Seat:
         self._notice()
 
     def fault(self, reason: str) -> None:
-        """It cannot go on without help."""
+        """It cannot go on without help: an order, which is noticed as a change of its checkpoint."""
         log.error("a projection stopped", extra={"projection": self.name, "position": self.position, "reason": reason})
-        self._fault = reason
+        self._fault, self.is_stale, self._at_head = reason, False, False
         self._notice()
 
     def wait_for(self, seconds: float, reason: str) -> None:
@@ -247,8 +247,8 @@ class Seat:
         self._notice()
 
     def hurry(self) -> None:
-        """Somebody wrote to its checkpoint, which is to be read now."""
-        self.is_stale, self._ready_at = True, 0.0
+        """Somebody wrote to its checkpoint, which is to be read now: what faulted it may be mended."""
+        self.is_stale, self._ready_at, self._fault = True, 0.0, ""
 
     def part_until(self, position: int) -> None:
         """It is to be by itself until it has passed a position."""

@@ -12,14 +12,14 @@ from refold.engine.projector import Projector
 from refold.errors import RefoldError
 from refold.ports import Checkpoint, ProjectionStore, Status, StreamState, Wanted
 
-__all__ = ["Building", "HeadReader", "ProjectionStatus", "is_tended", "look"]
+__all__ = ["BuildingStatus", "HeadReader", "ProjectionStatus", "is_tended", "look"]
 
 _AT_WORK: Final = frozenset({Status.REBUILDING, Status.CATCHING_UP, Status.LIVE, Status.DEGRADED})
 """Statuses that say that somebody is at it now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Building:
+class BuildingStatus:
     """A generation that is being built, which readers do not see yet.
 
     Attributes:
@@ -76,7 +76,7 @@ class ProjectionStatus:
     dead_letters: int = 0
     quarantined: int = 0
     owner: str | None = None
-    building: Building | None = None
+    building: BuildingStatus | None = None
     unknown: str = ""
     looked: datetime
 
@@ -193,10 +193,10 @@ def _standing(
     )
 
 
-def _building(row: Checkpoint | None) -> Building | None:
+def _building(row: Checkpoint | None) -> BuildingStatus | None:
     if row is None:
         return None
-    return Building(version=row.version, generation=row.generation, owner=row.owner, since=row.since)
+    return BuildingStatus(version=row.version, generation=row.generation, owner=row.owner, since=row.since)
 
 
 def _silent(active: Checkpoint) -> str:
