@@ -133,9 +133,9 @@ def _stored(order_id: str, ack: PublishAck) -> schemas.Stored:
 @router.get("/orders")
 async def list_orders(
     app: CaughtUp,
-    customer: str | None = None,
+    customer: schemas.Text | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> schemas.OrderPage:
     """Orders, the newest first."""
     conditions = [] if customer is None else [Condition("customer", "=", customer)]

@@ -75,6 +75,7 @@ class Projection(_OfView):
     position: int | None
     lag_events: int | None
     lag_seconds: float | None
+    unknown: str
     dead_letters: int
 
 

@@ -11,7 +11,7 @@ import pytest
 from example_support import until
 
 from orders.events import OrderPaid
-from orders.views import Orders
+from orders.views import Orders, make_app
 from refold import App, Wanted, alongside
 
 CUPS = [{"product": "cup", "quantity": 2, "price": "7.50"}]
@@ -90,6 +90,7 @@ async def test_unknown_orders_are_not_found(client: httpx.AsyncClient) -> None:
     assert (await command(client, unknown, "pay")).status_code == 404
     assert (await client.get(f"/orders/{unknown['id']}")).status_code == 404
     assert (await client.get("/orders/no-id")).status_code == 422
+    assert (await client.get("/orders", params={"customer": "a\0b"})).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,21 @@ async def test_health_tells_how_projections_stand(client: httpx.AsyncClient, app
     assert (await client.get("/health")).status_code == 503
     await app.order(Orders, Wanted.RUN)
     await until(lambda health: bool(health["well"]), client)
+
+
+async def test_views_are_read_while_nats_is_away(serve: Any, own_nats: Any, sqlite_url: str) -> None:
+    async with own_nats() as nats:
+        async with serve(make_app(nats_url=nats.url, database_url=sqlite_url, environment=False)) as client:
+            stored = await place(client)
+            await read(client, "/orders", min_position=stored["position"])
+            await nats.stop()
+            assert (await read(client, "/orders"))["total"] == 1
+            health = await until(lambda health: not health["well"], client)
+            assert all(one["unknown"] for one in health["projections"])
+            await nats.start()
+            await until(lambda health: bool(health["well"]), client)
+            stored = await place(client)
+            assert (await read(client, "/orders", min_position=stored["position"]))["total"] == 2
 
 
 async def test_every_night_all_views_are_built_anew(client: httpx.AsyncClient, app: App, clock: Any) -> None:
