@@ -161,7 +161,7 @@ def test_orders_are_kept_until_somebody_runs_it(shell: Shell) -> None:
     assert done.stdout.startswith("totals: nobody runs it now; it stays paused when somebody runs it")
     assert "told to pause" in shell("status", "totals").stdout
     with shell.started("run", "totals") as running:
-        running.says("totals: paused at position 1: paused by order; refold resume takes it up again")
+        running.says("totals: paused at position 1: paused by order; to go on: refold resume totals")
         assert running.end() == 0
     assert statuses(shell("status", "--json", "totals"))["totals"]["status"] == "paused"
     assert "else it goes on with the next refold run" in shell("resume", "totals").stdout
@@ -223,6 +223,7 @@ def test_skipping_the_event_that_halts_a_projection(shell: Shell) -> None:
         assert (past.returncode, "past position 2 already" in past.stderr) == (2, True)
         done = shell("skip", "totals", "--position", "3")
         assert (done.returncode, "the event at position 3 becomes a dead letter" in done.stdout) == (0, True)
+        assert f":{running.process.pid}:" in done.stdout  # a fault is no sign that nobody runs it
         shell.stands("totals", status=Status.LIVE, position=4)
         assert running.end() == 0
     assert shell.total("a") == 7

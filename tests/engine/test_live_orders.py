@@ -146,6 +146,8 @@ async def test_a_reset_that_comes_out_incomplete_is_told_and_changes_nothing() -
         lab.publish(("b", Added(2)))
         await lab.reach()
         assert lab.checkpoint().generation == 1
+        await lab.until(lambda: "built incompletely" in lab.checkpoint().reason)
+        assert lab.checkpoint().status is Status.DEGRADED
         await lab.check_totals()
 
 

@@ -122,7 +122,8 @@ class Seat:
         if not self._at_head:
             return Status.CATCHING_UP, self._note
         if self.memory.held:
-            return Status.DEGRADED, f"{_views(len(self.memory.held))} quarantined: refold dead-letters list"
+            held = f"{_views(len(self.memory.held))} quarantined: refold dead-letters list"
+            return Status.DEGRADED, f"{held}; {self._note}" if self._note else held
         return Status.LIVE, self._note
 
     @property
