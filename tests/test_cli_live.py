@@ -31,6 +31,18 @@ def shell(request: pytest.FixtureRequest, nats: EmbeddedNats, stream_name: str, 
     )
 
 
+@pytest.fixture
+def quick(nats: EmbeddedNats, stream_name: str, tmp_path: Path, sqlite_url: str) -> Shell:
+    """On SQLite alone, for what no store has a part in."""
+    return Shell(
+        tmp_path,
+        REFOLD_NATS_URL=nats.url,
+        REFOLD_DATABASE_URL=sqlite_url,
+        REFOLD_STREAM=stream_name,
+        REFOLD_SUBJECT_PREFIX=stream_name,
+    )
+
+
 def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     """What ``refold status --json`` says, by projection."""
     return {one["projection"]: one for one in json.loads(done.stdout)}
@@ -69,53 +81,53 @@ def test_how_projections_stand(shell: Shell) -> None:
     assert "stopped" in shell("status").stdout
 
 
-def test_status_without_nats_shows_what_there_is_and_says_so(shell: Shell) -> None:
-    shell.publish(("a", 1))
-    assert shell("rebuild", "totals").returncode == 0
+def test_status_without_nats_shows_what_there_is_and_says_so(quick: Shell) -> None:
+    quick.publish(("a", 1))
+    assert quick("rebuild", "totals").returncode == 0
     away = {"REFOLD_NATS_URL": f"nats://127.0.0.1:{free_port()}"}
-    done = shell("status", "--json", "totals", **away)
+    done = quick("status", "--json", "totals", **away)
     totals = statuses(done)["totals"]
     assert (done.returncode, totals["position"], totals["head"], totals["lag_events"]) == (2, 1, None, None)
     assert "check the URL and that the server runs" in totals["unknown"]
-    assert "cannot be asked: no connection to NATS" in shell("status", **away).stdout
+    assert "cannot be asked: no connection to NATS" in quick("status", **away).stdout
 
 
-def test_status_with_a_degraded_projection_exits_with_1(shell: Shell) -> None:
-    shell.publish(("a", 1), ("a", 13), ("a", 2), ("b", 13))
-    with shell.started("run", "totals") as running:
+def test_status_with_a_degraded_projection_exits_with_1(quick: Shell) -> None:
+    quick.publish(("a", 1), ("a", 13), ("a", 2), ("b", 13))
+    with quick.started("run", "totals") as running:
         running.says("totals: degraded at position 4: 2 views are quarantined")
-        shell.stands("totals", status=Status.DEGRADED)
-        done = shell("status", "--json", "totals")
+        quick.stands("totals", status=Status.DEGRADED)
+        done = quick("status", "--json", "totals")
         totals = statuses(done)["totals"]
         assert (done.returncode, totals["dead_letters"], totals["quarantined"]) == (1, 3, 2)
         assert "2 views are quarantined" in totals["reason"]
         assert running.end() == 0
 
 
-def test_status_of_another_stream_under_the_same_name_exits_with_1(shell: Shell) -> None:
-    shell.publish(("a", 1), ("a", 2))
-    assert shell("rebuild", "totals").returncode == 0
+def test_status_of_another_stream_under_the_same_name_exits_with_1(quick: Shell) -> None:
+    quick.publish(("a", 1), ("a", 2))
+    assert quick("rebuild", "totals").returncode == 0
 
     async def make_anew() -> None:
-        async with shell.app() as app:
+        async with quick.app() as app:
             await app.client.jetstream().delete_stream(app.stream)
             await app.create_stream()
 
     run(make_anew())
-    done = shell("status", "--json", "totals")
+    done = quick("status", "--json", "totals")
     totals = statuses(done)["totals"]
     assert (done.returncode, totals["lag_events"]) == (1, None)
     assert "was made anew" in totals["unknown"]
-    assert "refold reset totals" in shell("status", "totals").stdout
+    assert "refold reset totals" in quick("status", "totals").stdout
 
 
-def test_watching_looks_again_and_knows_rates(shell: Shell) -> None:
-    shell.publish(("a", 1))
-    with shell.started("run", "totals") as running, shell.started("status", "--watch", "--json", "totals") as watching:
+def test_watching_looks_again_and_knows_rates(quick: Shell) -> None:
+    quick.publish(("a", 1))
+    with quick.started("run", "totals") as running, quick.started("status", "--watch", "--json", "totals") as watching:
         looks = read_looks(watching.process.stdout)
         assert next(looks)["rate"] is None
         eventually(lambda: next(looks)["position"] == 1)
-        shell.publish(*(("a", 1) for _ in range(20)))
+        quick.publish(*(("a", 1) for _ in range(20)))
         assert eventually(lambda: (next(looks)["rate"] or 0) > 0)
         assert watching.end(signal.SIGINT) == 0
         assert running.end() == 0
@@ -185,15 +197,15 @@ def test_resetting_builds_anew_and_asks_first(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
-def test_a_person_at_a_terminal_is_asked(shell: Shell, answer: str, code: int) -> None:
-    shell.publish(("a", 1))
-    assert shell("rebuild", "totals").returncode == 0
+def test_a_person_at_a_terminal_is_asked(quick: Shell, answer: str, code: int) -> None:
+    quick.publish(("a", 1))
+    assert quick("rebuild", "totals").returncode == 0
     terminal, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", MAIN, "--app", "ledger:app", "reset", "totals"],
-            cwd=shell.folder,
-            env=shell.environment({}),
+            cwd=quick.folder,
+            env=quick.environment({}),
             stdin=theirs,
             stderr=theirs,
             stdout=subprocess.DEVNULL,
@@ -232,8 +244,8 @@ def test_skipping_the_event_that_halts_a_projection(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "reset", "skip", "status", "run"])
-def test_names_that_are_not_registered(shell: Shell, command: str) -> None:
-    done = shell(command, "nonsense")
+def test_names_that_are_not_registered(quick: Shell, command: str) -> None:
+    done = quick(command, "nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "refold: projection 'nonsense' is not registered; there are: counts, totals\n"
 
@@ -241,72 +253,74 @@ def test_names_that_are_not_registered(shell: Shell, command: str) -> None:
 # -- Dead letters ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
 def letters(shell: Shell) -> Shell:
     """Views ``a`` and ``b\\x1b`` are quarantined since positions 2 and 4; 5 is parked behind 4."""
-    shell.publish(
-        ("a", 1), ("a", 13), ("b\x1b", 1), ("b\x1b", {"amount": 13, "note": "\x1b[31mred\x07\x9b"}), ("b\x1b", 2)
-    )
+    red = {"amount": 13, "note": "\x1b[31mred\x07\x9b"}
+    shell.publish(("a", 1), ("a", 13), ("b\x1b", 1), ("b\x1b", red), ("b\x1b", 2))
     assert shell("rebuild", "totals", "--accept-incomplete").returncode == 1
     return shell
 
 
-def test_listing_dead_letters(letters: Shell) -> None:
-    found = json.loads(letters("dead-letters", "list", "--json").stdout)
+def test_listing_dead_letters(quick: Shell) -> None:
+    letters(quick)
+    found = json.loads(quick("dead-letters", "list", "--json").stdout)
     assert [(one["position"], one["key"], one["kind"]) for one in found] == [
         (2, "a", "failed"),
         (4, "b\x1b", "failed"),
         (5, "b\x1b", "parked"),
     ]
     assert "unlucky" in found[0]["reason"]
-    shown = letters("dead-letters", "list", "totals")
+    shown = quick("dead-letters", "list", "totals")
     assert "unlucky" in shown.stdout
     assert shown.stdout.replace("\n", "").isprintable()
-    assert "and more" in letters("dead-letters", "list", "--limit", "2").stdout
-    assert "position" not in letters("dead-letters", "list", "counts").stdout
-    assert len(json.loads(letters("dead-letters", "list", "--key", "a", "--json").stdout)) == 1
+    assert "and more" in quick("dead-letters", "list", "--limit", "2").stdout
+    assert "position" not in quick("dead-letters", "list", "counts").stdout
+    assert len(json.loads(quick("dead-letters", "list", "--key", "a", "--json").stdout)) == 1
 
 
-def test_showing_one_lets_no_control_character_out(letters: Shell) -> None:
-    shown = letters("dead-letters", "show", "totals", "--position", "4")
+def test_showing_one_lets_no_control_character_out(quick: Shell) -> None:
+    letters(quick)
+    shown = quick("dead-letters", "show", "totals", "--position", "4")
     assert shown.returncode == 0
     assert shown.stdout.replace("\n", "").isprintable()
     assert '      "note": "\\x1b[31mred\\x07\\x9b"' in shown.stdout.replace("\\u001b", "\\x1b").replace(
         "\\u0007", "\\x07"
     )
     assert "account.b%1B.added" in shown.stdout
-    (plain,) = json.loads(letters("dead-letters", "show", "totals", "--position", "4", "--json").stdout)
+    (plain,) = json.loads(quick("dead-letters", "show", "totals", "--position", "4", "--json").stdout)
     assert json.loads(plain["body"])["payload"]["note"] == "\x1b[31mred\x07\x9b"
-    none = letters("dead-letters", "show", "totals", "--position", "1")
+    none = quick("dead-letters", "show", "totals", "--position", "1")
     assert (none.returncode, "has no dead letter of position 1" in none.stderr) == (2, True)
 
 
-def test_retrying_applies_what_was_parked_in_order(letters: Shell) -> None:
-    again = letters("dead-letters", "retry", "totals", "--all")
+def test_retrying_applies_what_was_parked_in_order(shell: Shell) -> None:
+    letters(shell)
+    again = shell("dead-letters", "retry", "totals", "--all")
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("it fails again") == 2
-    assert letters("dead-letters", "retry", "totals").returncode == 2
-    assert letters("dead-letters", "retry", "totals", "--key", "c", MENDED="1").returncode == 2
-    one = letters("dead-letters", "retry", "totals", "--key", "a", MENDED="1")
+    assert shell("dead-letters", "retry", "totals").returncode == 2
+    assert shell("dead-letters", "retry", "totals", "--key", "c", MENDED="1").returncode == 2
+    one = shell("dead-letters", "retry", "totals", "--key", "a", MENDED="1")
     assert (one.returncode, one.stdout) == (0, "totals: 1 event applied to view 'a', which is quarantined no more\n")
-    assert letters.total("a") == 14
-    rest = letters("dead-letters", "retry", "totals", "--all", MENDED="1")
+    assert shell.total("a") == 14
+    rest = shell("dead-letters", "retry", "totals", "--all", MENDED="1")
     assert (rest.returncode, "2 events applied" in rest.stdout) == (0, True)
-    assert letters.total("b\x1b") == 16
-    assert letters("dead-letters", "list").stdout == "no dead letters\n"
-    assert "no view is quarantined" in letters("dead-letters", "retry", "totals", "--all").stdout
+    assert shell.total("b\x1b") == 16
+    assert shell("dead-letters", "list").stdout == "no dead letters\n"
+    assert "no view is quarantined" in shell("dead-letters", "retry", "totals", "--all").stdout
 
 
-def test_discarding(letters: Shell) -> None:
-    asked = letters("dead-letters", "discard", "totals", "--key", "a")
+def test_discarding(quick: Shell) -> None:
+    letters(quick)
+    asked = quick("dead-letters", "discard", "totals", "--key", "a")
     assert (asked.returncode, "1 dead letter" in asked.stderr, "--yes" in asked.stderr) == (2, True, True)
-    assert letters("dead-letters", "discard", "totals", "--key", "a", "--yes").returncode == 0
-    assert letters("dead-letters", "discard", "totals", "--position", "5", "--yes").returncode == 0
-    left = json.loads(letters("dead-letters", "list", "--json").stdout)
+    assert quick("dead-letters", "discard", "totals", "--key", "a", "--yes").returncode == 0
+    assert quick("dead-letters", "discard", "totals", "--position", "5", "--yes").returncode == 0
+    left = json.loads(quick("dead-letters", "list", "--json").stdout)
     assert [one["position"] for one in left] == [4]
-    assert letters("dead-letters", "discard", "totals", "--key", "a", "--yes").returncode == 2
-    letters.publish(("a", 5))
-    with letters.started("run", "totals") as running:
-        letters.stands("totals", position=6)
+    assert quick("dead-letters", "discard", "totals", "--key", "a", "--yes").returncode == 2
+    quick.publish(("a", 5))
+    with quick.started("run", "totals") as running:
+        quick.stands("totals", position=6)
         assert running.end() == 0
-    assert letters.total("a") == 6
+    assert quick.total("a") == 6

@@ -121,8 +121,8 @@ async def test_every_probe_is_seen(servers, monkeypatch):
 @sqlite
 async def test_many_projections_share_the_work(servers):
     """Against folds of the same events in this process."""
-    found = await measure_many(servers, events=1_500, aggregates=30, seed=3)
-    events = [event for event, _ in zip(draw_kinds(30, 3), range(1_740), strict=False)]
+    found = await measure_many(servers, events=300, aggregates=30, seed=3)
+    events = [event for event, _ in zip(draw_kinds(30, 3), range(540), strict=False)]
     with Reader.opened(servers.database) as reader:
         for projectors in SETS.values():
             for projector in projectors:
@@ -132,7 +132,7 @@ async def test_many_projections_share_the_work(servers):
                 views = [fold.view(str(aggregate)) for aggregate in range(30)]
                 counted = [view.events for view in views if view is not None]
                 assert reader.total(projector.spec.name, "events") == (len(counted), sum(counted))
-    assert found.told["all"]["rows"] >= 24 * 30
+    assert found.told["all"]["rows"] >= 24 * 20
     assert found.as_dict()["cost_24_parts"] > 0
 
 

@@ -15,7 +15,7 @@ from refold.engine.live.group import LiveLimits
 from refold.engine.live.hooks import BatchApplied, LiveEvent, StateChanged
 from refold.engine.live.runner import Runner, RunnerParts
 from refold.errors import RowRefused, StoreBusy, StoreUnavailable
-from refold.ports import Changes, Checkpoint, Claims, Status
+from refold.ports import Changes, Checkpoint, Claims, Database, Status
 from refold.stores.memory import MemoryStore
 from refold.stores.memorylive import MemoryClaims
 from refold.view import Row, ViewSchema
@@ -84,7 +84,7 @@ def limits(batch: int) -> LiveLimits:
 
 
 async def run_until(
-    store: FailingStore,
+    store: Database,
     source: ListSource,
     projectors: Sequence[Any],
     position: int,
@@ -109,7 +109,7 @@ async def run_until(
                 hook=hook,
             )
             running = asyncio.create_task(Runner(parts, [projector() for projector in projectors]).run(stop))
-            died = asyncio.create_task(store.died.wait())
+            died = asyncio.create_task((store.died if isinstance(store, FailingStore) else stop).wait())
             try:
                 while not (running.done() or died.done()):
                     at = await store.positions("t", names)
@@ -125,7 +125,8 @@ async def run_until(
                 running.cancel()
                 died.cancel()
                 await asyncio.gather(running, died, return_exceptions=True)
-            store.revive()
+            if isinstance(store, FailingStore):
+                store.revive()
 
 
 def told(kind: type[Any], events: list[LiveEvent]) -> list[Any]:

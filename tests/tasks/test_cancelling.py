@@ -273,7 +273,34 @@ async def test_cancelling_while_a_change_is_being_saved(started: Started, works:
         assert info.status is STATUS.CANCELLED, moment
         assert (moment in works.order) == (moment not in ("scheduled", "begun"))
         assert store.saved[-1] == (moment, "cancelled")
+        if moment in ("ended", "repeated"):
+            assert store.saved[-2] == (moment, "completed"), "it does not wait for its next due time in between"
     assert (await scheduled).status is STATUS.CANCELLED
+
+
+async def test_a_cancellation_reaches_the_work_alone(started: Started, works: Works, clock: ManualClock) -> None:
+    class Suspending(SlowStore):
+        async def save(self, info: TaskInfo) -> None:
+            runner = asyncio.current_task()
+            assert runner is not None
+            assert not runner.cancelling()
+            await asyncio.sleep(0)
+            await super().save(info)
+
+    async def returns_at_once(run: Run) -> None:
+        await scheduler.cancel(run.task_id)
+
+    store = Suspending(clock)
+    scheduler = await started(store=store)
+    await scheduler.schedule(works.task("itself", work=returns_at_once))
+    await scheduler.schedule(works.task("late", timeout=1.0, max_retries=0))
+    await scheduler.schedule(works.task("other"))
+    await clock.advance(1)
+    await scheduler.cancel("other")
+    ended = [(id, status) for id, status in store.saved if status not in ("waiting", "running")]
+    assert ended == [("itself", "cancelled"), ("late", "failed"), ("other", "cancelled")]
+    assert [what for what, _ in works.told] == ["cancel", "complete", "cancel"]
+    assert [(await scheduler.status(id)).status.value for id, _ in ended] == ["cancelled", "failed", "cancelled"]
 
 
 async def test_a_store_that_fails(

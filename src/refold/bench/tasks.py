@@ -67,7 +67,9 @@ class TasksReport:
     def as_dict(self) -> dict[str, object]:
         """The report as plain values, rounded to what the measurement gives."""
         plain: dict[str, object] = dataclasses.asdict(self)
-        rounded = {name: round(value, 3) for name, value in plain.items() if isinstance(value, float)}
+        rounded: dict[str, object] = {
+            name: round(value, 3) for name, value in plain.items() if isinstance(value, float)
+        }
         return plain | rounded | {"tasks_per_s": round(self.tasks_per_s)}
 
     def show(self, console: Console) -> None:

@@ -73,7 +73,7 @@ class LiveConsole:
         self._told = 0.0
         self._retrying: dict[tuple[tuple[str, ...], str], str] = {}
         self._failing: dict[str, float] = {}
-        self._states: dict[str, set[tuple[Status, str]]] = {}
+        self._states: dict[str, set[tuple[bool, str]]] = {}
 
     def __enter__(self) -> LiveConsole:
         return self
@@ -134,7 +134,7 @@ class LiveConsole:
         told = self._states.setdefault(event.projection, set())
         if event.now is Status.LIVE:
             told.clear()
-        state = (event.now, event.reason)
+        state = (event.now is Status.FAULTED, event.reason or event.now.value)
         if state in told:
             return True
         told.add(state)

@@ -120,8 +120,11 @@ class PostgresBatchWriter(BatchWriter):
         await self._run(self._commit, {name: c for name, c in changes.items() if c}, old, new, anchor)
 
     async def close(self) -> None:
-        await self._worker.run(self._disconnect)
-        await self._worker.close()
+        try:
+            await self._worker.run(self._disconnect)
+        finally:  # a caller that is cancelled here may not have got as far as that
+            await self._worker.close()
+            self._disconnect()
 
     # -- In the thread: reading ------------------------------------------------------------------------------------------
 

@@ -61,7 +61,6 @@ class MemoryTaskStore(TaskStore):
             self._over.pop(info.id, None)
             return
         self._open.pop(info.id, None)
-        self._over.pop(info.id, None)  # so that it goes to the end
         self._over[info.id] = info
         if len(self._over) > self._keep:
             del self._over[next(iter(self._over))]
