@@ -298,6 +298,18 @@ async def test_a_new_version_that_is_incomplete_is_not_put_in_place() -> None:
         assert new.states() == ["rebuilding", "faulted"]
 
 
+async def test_what_has_no_views_yet_is_put_in_place_though_a_new_version_beside_it_is_not() -> None:
+    async with Lab(("a", Added(1)), ("b", Broke())) as lab:
+        first = lab.start(Totals)
+        await lab.stands(Status.DEGRADED)
+        await first.stop()
+        second = lab.start(Doubled, Others)
+        await lab.stands(Status.DEGRADED, "others")
+        await lab.until(lambda: "built incompletely" in second.reason())
+        assert lab.checkpoint().version == 1
+        assert await lab.totals("others") == {"a": 1}
+
+
 async def test_another_process_rebuilds_the_same_version() -> None:
     async with Lab(("a", Added(1))) as lab:
         process = lab.start(Totals)

@@ -60,6 +60,7 @@ class Claiming:
         """Why this code should not run a projection whose views are another version's; empty where it should."""
         name, mine = seat.name, seat.projector.spec.version
         active = [g.version for g in await self._parts.store.generations(self._parts.app, name) if g.role == "active"]
+        seat.has_views = bool(active)
         if not active or active == [mine]:
             return ""
         if max(active) > mine:

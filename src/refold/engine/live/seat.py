@@ -65,6 +65,7 @@ class Seat:
         projector: as given.
         name: of the projection.
         checkpoint: where it was when it was taken up; None before it was built, and while it is not claimed.
+        has_views: whether there are views of it, if only another version's.
         memory: what outlives its groups.
         position: where it is.
         failures: how often it failed since it last got on.
@@ -80,6 +81,7 @@ class Seat:
         self.projector = projector
         self.name: str = projector.spec.name
         self.checkpoint: Checkpoint | None = None
+        self.has_views = False
         self.memory = Memory()
         self.position = 0
         self.failures = 0
