@@ -235,6 +235,7 @@ def test_skipping_the_event_that_halts_a_projection(shell: Shell) -> None:
         assert (past.returncode, "past position 2 already" in past.stderr) == (2, True)
         done = shell("skip", "totals", "--position", "3")
         assert (done.returncode, "the event at position 3 becomes a dead letter" in done.stdout) == (0, True)
+        assert f":{running.process.pid}:" in done.stdout  # a fault is no sign that nobody runs it
         shell.stands("totals", status=Status.LIVE, position=4)
         assert running.end() == 0
     assert shell.total("a") == 7

@@ -145,10 +145,11 @@ def test_what_another_process_runs_is_refused(shell: Shell) -> None:
     with shell.started("run") as running:
         running.says("totals: live", "counts: live")
         with shell.started("run", "totals", code=WITH_SHORT_LEASE) as other:
-            other.says("waiting for a claim")
+            other.says("totals: stopped: projection 'totals' version 1 is run by")
             assert other.wait() == 2
             assert other.lines[-1].startswith("refold: ")
             assert str(running.process.pid) in other.lines[-1], other.said
+            assert other.said.count("totals: stopped") == 2  # as it begins to wait, and as it gives up
         assert running.end() == 0
 
 

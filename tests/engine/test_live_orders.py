@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from fold_domain import Added, Broke, Total, Totals
-from live_support import Lab
+from live_support import Lab, told
 
 from refold import DomainEvent, JsonCodec, Projector, SubjectScheme, on
+from refold.engine.live.hooks import StateChanged
 from refold.engine.outcome import Progress
 from refold.engine.rebuild import Rebuild
 from refold.errors import ClaimHeld, ClaimLost, RebuildError
@@ -145,6 +146,8 @@ async def test_a_reset_that_comes_out_incomplete_is_told_and_changes_nothing() -
         lab.publish(("b", Added(2)))
         await lab.reach()
         assert lab.checkpoint().generation == 1
+        await lab.until(lambda: "built incompletely" in lab.checkpoint().reason)
+        assert lab.checkpoint().status is Status.DEGRADED
         await lab.check_totals()
 
 
@@ -188,6 +191,25 @@ async def test_what_others_do_not_hold_is_run_meanwhile() -> None:
         await first.stop()
         await lab.stands(Status.LIVE)
         assert second.states()[-1] == "live"
+
+
+async def test_what_another_process_holds_is_waited_for_as_long_as_there_is_other_work() -> None:
+    """As in a deployment: whoever has the rest must not be left without anybody to follow it."""
+    async with Lab(("a", Added(1))) as lab:
+        first = lab.start(Totals)
+        await lab.stands(Status.LIVE)
+        second = lab.start(Totals, Others, lease=0.02, grace=0.01)
+        clock = asyncio.get_running_loop().time
+        patience = clock() + 0.1
+        await lab.until(lambda: clock() > patience)
+        assert [state for state in second.states() if state == "stopped"] == ["stopped"]
+        waits = [one for one in told(StateChanged, second.told) if one.projection == "totals"]
+        assert len({one.reason for one in waits}) == 1
+        await first.stop()
+        await lab.stands(Status.LIVE)
+        lab.publish(("a", Added(2)))
+        await lab.reach()
+        assert second.status() is Status.LIVE
 
 
 async def test_of_a_dead_process_everything_is_taken_over() -> None:
@@ -274,6 +296,18 @@ async def test_a_new_version_that_is_incomplete_is_not_put_in_place() -> None:
             await new.task
         assert lab.checkpoint().version == 1
         assert new.states() == ["rebuilding", "faulted"]
+
+
+async def test_what_has_no_views_yet_is_put_in_place_though_a_new_version_beside_it_is_not() -> None:
+    async with Lab(("a", Added(1)), ("b", Broke())) as lab:
+        first = lab.start(Totals)
+        await lab.stands(Status.DEGRADED)
+        await first.stop()
+        second = lab.start(Doubled, Others)
+        await lab.stands(Status.DEGRADED, "others")
+        await lab.until(lambda: "built incompletely" in second.reason())
+        assert lab.checkpoint().version == 1
+        assert await lab.totals("others") == {"a": 1}
 
 
 async def test_another_process_rebuilds_the_same_version() -> None:

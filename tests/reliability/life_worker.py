@@ -1,6 +1,7 @@
 """A process that runs the app until it is told to stop, or dies where it was told to.
 
-``python life_worker.py``; LIFE_DIES says where: ``before commit`` or ``after commit``, and LIFE_COMMITS after how many.
+``python life_worker.py``; LIFE_DIES says where: ``before commit``, ``within commit`` (everything is written, and the database is
+not told to commit yet) or ``after commit``, and LIFE_COMMITS after how many.
 LIFE_SLEEPS has it stop itself within that commit, just before PostgreSQL or SQLite is told to commit. LIFE_UNGUARDED has it
 commit without comparing position and epoch. LIFE_FILE_BYTES is the size above which no file can grow. LIFE_LEASE is the lease in
 seconds. SIGTERM ends it in order.
@@ -49,15 +50,15 @@ def dying(where: str, commits: int) -> None:
         wrap(kind)
 
 
-def sleeping(commits: int) -> None:
-    """Makes the process stop within one of its commits: its transaction is open, and everything is written."""
+def struck(commits: int, number: signal.Signals) -> None:
+    """Sends the process a signal within one of its commits: its transaction is open, and everything is written."""
     count = 0
 
     def stop() -> None:
         nonlocal count
         count += 1
         if count == commits:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), number)
 
     import psycopg
 
@@ -106,15 +107,18 @@ async def main() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.RLIM_INFINITY))
     if commits := os.environ.get("LIFE_SLEEPS"):
-        sleeping(int(commits))
+        struck(int(commits), signal.SIGSTOP)
+    where, commits = os.environ.get("LIFE_DIES"), os.environ.get("LIFE_COMMITS", "3")
+    if where == "within commit":
+        struck(int(commits) + 1, signal.SIGKILL)
     if os.environ.get("LIFE_UNGUARDED"):
         unguarded()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     limits = LiveLimits(batch_events=int(os.environ.get("LIFE_BATCH", "250000")), hot_views=50)
     async with life_app.app as app:
-        if where := os.environ.get("LIFE_DIES"):
-            dying(where, int(os.environ.get("LIFE_COMMITS", "3")))
+        if where is not None:
+            dying(where, int(commits))
         sys.stderr.write("begun\n")
         await app.run(
             stop=stop,

@@ -41,7 +41,7 @@ async def test_killed_at_random_a_hundred_times(life: Life, seed: int) -> None:
     await killed_at_random(life, seed, 100, 2_000)
 
 
-@pytest.mark.parametrize("where", ["before commit", "after commit"])
+@pytest.mark.parametrize("where", ["before commit", "within commit", "after commit"])
 async def test_killed_around_a_commit(life: Life, where: str) -> None:
     await life.begin()
     for commits in range(3):

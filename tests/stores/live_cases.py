@@ -504,6 +504,18 @@ class LiveCases:
             assert [x.position for x in await store.letters(APP, "one", key="k")] == [7]
             assert [q.key for q in await claims.quarantined("one")] == ["b", "k"]
 
+    async def test_resolving_is_refused_when_another_generation_came_meanwhile(
+        self, store: Database, second: Database
+    ) -> None:
+        await self.build(store, rows=[row("k", 1)], letters=[letter(3, "k")])
+        epoch = (await self.checkpoint(store)).epoch
+        mine = await second.letters(APP, "one", key="k")
+        await self.build(store, rows=[row("k", 7)])
+        assert (await self.checkpoint(store)).epoch > epoch
+        with pytest.raises(ClaimLost, match="epoch"):
+            await second.resolve(APP, "one", mine, lifted=["k"], rows=[row("k", 3)], schema=SIMPLE, epoch=epoch)
+        assert await self.shown(store) == {"k": 7}
+
     async def test_letters_go_and_come_with_their_generation(self, store: Database) -> None:
         old, new = [letter(3, "old")], [letter(3, "new"), letter(4, "new", LetterKind.PARKED)]
         await self.build(store, letters=old)

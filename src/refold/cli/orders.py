@@ -35,8 +35,9 @@ async def run_order(app: App, name: str, wanted: Wanted, *, yes: bool = True) ->
     if not confirm(f"Build all views of {name} anew, from the beginning of the stream?", yes=yes):
         return 1
     async with app.database_alone():
-        checkpoint = _built(name, await app.order(name, wanted))
-    _told(name, checkpoint, _SOON[wanted], _LATER[wanted])
+        found = await _active(app, name)
+        await app.order(name, wanted)
+    _told(name, found, _SOON[wanted], _LATER[wanted])
     return 0
 
 
@@ -44,27 +45,29 @@ async def run_skip(app: App, name: str, position: int | None) -> int:
     """Orders to pass over an event, and says what will come of it; the exit code."""
     app.projector(name)
     async with app.database_alone():
-        rows = await app.store.generations(app.name, name)
-        found = _built(name, next((row for row in rows if row.role == "active"), None))
+        found = await _active(app, name)
         if position is None:
             raise ConfigurationError(f"say which event: refold skip {name} --position P. {_standing(found)}")
         if position <= found.position:
             raise ConfigurationError(
                 f"{name} is past position {position:,} already: it is at {found.position:,}, and its next event comes after that"
             )
-        checkpoint = _built(name, await app.skip(name, position))
+        await app.skip(name, position)
     what = f"the event at position {position:,} becomes a dead letter, and is passed over"
-    _told(name, checkpoint, f"{what} within a second or so", f"{what} with the next refold run")
+    _told(name, found, f"{what} within a second or so", f"{what} with the next refold run")
     return 0
 
 
-def _built(name: str, checkpoint: Checkpoint | None) -> Checkpoint:
-    if checkpoint is None:
-        raise ConfigurationError(f"{name} was never built: refold run builds it, and refold rebuild {name} does")
-    return checkpoint
+async def _active(app: App, name: str) -> Checkpoint:
+    """What readers see, as it is before an order, which takes a fault away."""
+    for checkpoint in await app.store.generations(app.name, name):
+        if checkpoint.role == "active":
+            return checkpoint
+    raise ConfigurationError(f"{name} was never built: refold run builds it, and refold rebuild {name} does")
 
 
 def _told(name: str, checkpoint: Checkpoint, soon: str, later: str) -> None:
+    """Says what comes of an order, of which whoever ran the projection before it may know soon."""
     at = f"it is at position {checkpoint.position:,}"
     if not is_tended(checkpoint, SystemClock().now(), _LEASE):
         text = f"{name}: nobody runs it now; {later} ({at})"

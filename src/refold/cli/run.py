@@ -40,7 +40,7 @@ _TOLD_BY_HOOKS: Final = frozenset(
         "the database could not do it and is asked again",
     }
 )
-_WORTH_TELLING: Final = frozenset({"waiting for a claim", "nats connection made again"})
+_WORTH_TELLING: Final = frozenset({"nats connection made again"})
 
 
 def run_live(app: App, names: Sequence[str], *, accept_truncated: bool, verbose: bool) -> None:

@@ -186,12 +186,14 @@ class MemoryTables:
         for other in self.generations_of(generation.checkpoint.projection):
             if other.checkpoint.role == "retired" and former is not None:
                 self.drop(other)
-        wanted = Wanted.RUN
+        wanted, epoch = Wanted.RUN, 0
         if former is not None:
             wanted = Wanted.PAUSE if former.checkpoint.wanted is Wanted.PAUSE else Wanted.RUN
+            epoch = former.checkpoint.epoch + 1  # no order of the former generation is taken for one of this
             former.set(role="retired", status=Status.STOPPED, since=now, reason="")
             former.changed = now
-        generation.set(role="active", status=Status.STOPPED, since=now, reason="", renewed=now, wanted=wanted)
+        status = Status.STOPPED
+        generation.set(role="active", status=status, since=now, reason="", renewed=now, wanted=wanted, epoch=epoch)
         generation.changed = now
 
     def drop(self, generation: Generation) -> None:

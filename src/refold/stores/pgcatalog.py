@@ -203,18 +203,20 @@ class PostgresCatalog:
         former = self._connection.execute(
             "UPDATE refold_checkpoints SET state = 'retired', since = clock_timestamp(), status = 'stopped', "
             "status_since = clock_timestamp(), reason = NULL "
-            "WHERE app = %s AND projection = %s AND state = 'active' RETURNING wanted",
+            "WHERE app = %s AND projection = %s AND state = 'active' RETURNING wanted, epoch",
             self.key[:2],
         ).fetchall()
         # An order to pause stays; one to rebuild is met.
-        wanted = "pause" if ("pause",) in former else "run"
+        wanted = "pause" if any(row[0] == "pause" for row in former) else "run"
+        # No order, and no resolution, of the former generation is taken for one of this.
+        epoch = 1 + max((row[1] for row in former), default=-1)
         mine = self._connection.execute(
             "UPDATE refold_checkpoints SET state = 'active', stream = %s, stream_created = %s, position = %s, "
             "fingerprint = %s, anchor = %s, since = clock_timestamp(), renewed = clock_timestamp(), status = 'stopped', "
-            f"status_since = clock_timestamp(), reason = NULL, wanted = %s WHERE {_KEY} AND state = 'rebuilding'",
+            f"status_since = clock_timestamp(), reason = NULL, wanted = %s, epoch = %s WHERE {_KEY} AND state = 'rebuilding'",
             [
                 *(checkpoint[name] for name in ("stream", "stream_created", "position", "fingerprint", "anchor")),
-                *(wanted, *self.key),
+                *(wanted, epoch, *self.key),
             ],
         )
         if mine.rowcount != 1:

@@ -222,20 +222,22 @@ class SqliteGenerationWriter(GenerationWriter):
                 seen_rows(self._key, seen),
             )
         active = "app = ? AND projection = ? AND state = 'active'"
-        query = f"SELECT wanted FROM refold_checkpoints WHERE {active}"
-        former = connection.exec_driver_sql(query, (app, name)).scalars().all()
+        query = f"SELECT wanted, epoch FROM refold_checkpoints WHERE {active}"
+        former = connection.exec_driver_sql(query, (app, name)).all()
         connection.exec_driver_sql(
             f"UPDATE refold_checkpoints SET state = 'retired', since = {_NOW}, status = 'stopped', status_since = {_NOW}, "
             f"reason = NULL WHERE {active}",
             (app, name),
         )
         # An order to pause stays; one to rebuild is met.
-        wanted = "pause" if "pause" in former else "run"
+        wanted = "pause" if any(row[0] == "pause" for row in former) else "run"
+        # No order, and no resolution, of the former generation is taken for one of this.
+        epoch = 1 + max((row[1] for row in former), default=-1)
         mine = connection.exec_driver_sql(
             "UPDATE refold_checkpoints SET state = 'active', stream = ?, stream_created = ?, position = ?, "
             f"fingerprint = ?, anchor = ?, since = {_NOW}, renewed = {_NOW}, status = 'stopped', status_since = {_NOW}, "
-            f"reason = NULL, wanted = ? WHERE {_KEY} AND state = 'rebuilding'",
-            (*checkpoint, wanted, *self._key),
+            f"reason = NULL, wanted = ?, epoch = ? WHERE {_KEY} AND state = 'rebuilding'",
+            (*checkpoint, wanted, epoch, *self._key),
         )
         if mine.rowcount != 1:
             raise lost(self._table)

@@ -37,11 +37,12 @@ class Building:
         return any(task.done() for task in self._under_way)
 
     async def begin(self, seats: Sequence[Seat]) -> None:
-        """Builds what needs it: in one pass what was never built, in another what was ordered."""
+        """Builds what needs it: in one pass what has no views yet, in others new versions, and what was ordered."""
         ready = [seat for seat in seats if seat.can_be_built]
-        new = [seat for seat in ready if seat.checkpoint is None]
+        new = [seat for seat in ready if seat.checkpoint is None and not seat.has_views]
+        newer = [seat for seat in ready if seat.checkpoint is None and seat.has_views]
         ordered = [seat for seat in ready if seat.checkpoint is not None]
-        together = [[seat for seat in some if seat.apart is None] for some in (new, ordered)]
+        together = [[seat for seat in some if seat.apart is None] for some in (new, newer, ordered)]
         for some in [*filter(None, together), *([seat] for seat in ready if seat.apart is not None)]:
             for seat in some:
                 seat.begin_building()

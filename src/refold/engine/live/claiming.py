@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Claiming:
     """Takes checkpoints up, and notices when others write to them.
 
-    A claim that another process holds when this one begins is waited for as long as a dead process would hold it; the others
-    run meanwhile. One that is lost later is lost.
+    A claim that another process holds when this one begins is waited for: while there are others to run, as long as that takes;
+    else as long as a dead process would hold it. One that is lost later is lost.
 
     Args:
         parts: what the runner works with.
@@ -44,10 +44,10 @@ class Claiming:
             checkpoint = await self._claims.take(seat.name, seat.projector.spec.version)
             quarantined = await self._claims.quarantined(seat.name) if checkpoint is not None else ()
         except ClaimHeld as error:
-            if before is not None or asyncio.get_running_loop().time() > self._patience:
+            if before is not None:
                 seat.lose(error)
             else:
-                seat.await_claim(str(error), self._parts.tick)
+                seat.await_claim(error, self._parts.tick)
         except ClaimLost as error:
             seat.lose(error)
         except StoreError as error:
@@ -60,6 +60,7 @@ class Claiming:
         """Why this code should not run a projection whose views are another version's; empty where it should."""
         name, mine = seat.name, seat.projector.spec.version
         active = [g.version for g in await self._parts.store.generations(self._parts.app, name) if g.role == "active"]
+        seat.has_views = bool(active)
         if not active or active == [mine]:
             return ""
         if max(active) > mine:
@@ -89,6 +90,11 @@ class Claiming:
         Raises:
             ClaimHeld, ClaimLost: other processes, or other code, have everything.
         """
+        is_patient = asyncio.get_running_loop().time() <= self._patience
+        if not is_patient and all(seat.lost or seat.awaited for seat in seats):
+            for seat in seats:
+                if seat.awaited is not None:
+                    seat.lose(seat.awaited)
         lost = [seat.lost for seat in seats if seat.lost is not None]
         if not lost or len(lost) < len(seats):
             return

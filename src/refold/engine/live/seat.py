@@ -17,7 +17,7 @@ from refold.engine.live.hooks import Hook, StateChanged
 from refold.engine.live.member import Memory
 from refold.engine.policy import Retry
 from refold.engine.projector import Projector
-from refold.errors import StoreError
+from refold.errors import ClaimHeld, StoreError
 from refold.ports import Checkpoint, Claims, Quarantined, Status, Wanted
 
 __all__ = ["Company", "Halt", "Seat"]
@@ -65,10 +65,12 @@ class Seat:
         projector: as given.
         name: of the projection.
         checkpoint: where it was when it was taken up; None before it was built, and while it is not claimed.
+        has_views: whether there are views of it, if only another version's.
         memory: what outlives its groups.
         position: where it is.
         failures: how often it failed since it last got on.
         lost: why another process, or other code, has it now; None while it does not.
+        awaited: why it is waited for, while another process has it, perhaps not for long; else None.
         halt: the event that it may not pass.
         apart: the position up to which it is by itself, since a group failed without a word on whom that concerns; else None.
         is_building: whether it is being built.
@@ -79,10 +81,12 @@ class Seat:
         self.projector = projector
         self.name: str = projector.spec.name
         self.checkpoint: Checkpoint | None = None
+        self.has_views = False
         self.memory = Memory()
         self.position = 0
         self.failures = 0
         self.lost: StoreError | None = None
+        self.awaited: ClaimHeld | None = None
         self.halt: Halt | None = None
         self.apart: int | None = None
         self.is_building = False
@@ -91,7 +95,7 @@ class Seat:
         self._fault = ""
         self._trouble = ""
         self._note = ""
-        self._awaited = ""
+        self._held_by = ""
         self._at_head = False
         self._ready_at = 0.0
         self._attempts: dict[int, int] = {}
@@ -105,8 +109,8 @@ class Seat:
         """How it stands, and why."""
         if self.lost is not None:
             return Status.STOPPED, str(self.lost)
-        if self._awaited:
-            return Status.STOPPED, self._awaited
+        if self.awaited is not None:
+            return Status.STOPPED, self._held_by
         if self.is_building:
             return Status.REBUILDING, "built from the beginning"
         if self._is_paused:
@@ -120,7 +124,8 @@ class Seat:
         if not self._at_head:
             return Status.CATCHING_UP, self._note
         if self.memory.held:
-            return Status.DEGRADED, f"{_views(len(self.memory.held))} quarantined: refold dead-letters list"
+            held = f"{_views(len(self.memory.held))} quarantined: refold dead-letters list"
+            return Status.DEGRADED, f"{held}; {self._note}" if self._note else held
         return Status.LIVE, self._note
 
     @property
@@ -192,7 +197,7 @@ class Seat:
         """
         before, self.checkpoint = self.checkpoint, checkpoint
         self.lost, self.is_stale = None, False
-        self._awaited, self._fault = "", fault
+        self.awaited, self._fault = None, fault
         self.position = 0 if checkpoint is None else checkpoint.position
         if checkpoint is not None:
             self.memory.held = {one.key for one in quarantined}
@@ -203,18 +208,19 @@ class Seat:
         self._at_head = self._at_head and not (fault or self._is_paused)
         self._notice()
 
-    def await_claim(self, reason: str, seconds: float) -> None:
+    def await_claim(self, held: ClaimHeld, seconds: float) -> None:
         """Another process has it, perhaps not for long."""
-        if self._awaited != reason:
-            log.info("waiting for a claim", extra={"projection": self.name, "reason": reason})
-        self._awaited, self.is_stale = reason, True
+        if self.awaited is None or self.awaited.owner != held.owner:  # else only its last sign of life is another
+            self._held_by = str(held)
+            log.info("waiting for a claim", extra={"projection": self.name, "reason": self._held_by})
+        self.awaited, self.is_stale = held, True
         self._ready_at = time.monotonic() + seconds
         self._notice()
 
     def lose(self, reason: StoreError) -> None:
         """Another process, or other code, has it."""
         log.warning("a projection is not run here", extra={"projection": self.name, "reason": str(reason)})
-        self.lost, self.checkpoint, self.is_stale = reason, None, False
+        self.lost, self.awaited, self.checkpoint, self.is_stale = reason, None, None, False
         self._notice()
 
     def fault(self, reason: str) -> None:
