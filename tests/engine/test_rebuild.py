@@ -21,7 +21,7 @@ from fold_domain import (
     plain_totals,
     shown,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refold import DomainEvent, ErrorPolicy, JsonCodec, RebuildLimits, SubjectScheme
@@ -128,3 +128,35 @@ async def test_projections_rebuilt_together_share_one_read() -> None:
     source = ListSource([make(1, "a", 1, Added(1, ["x"]))])
     await rebuilt(source)
     assert source.reads == 1
+
+
+class GrowingSource(ListSource):
+    """A stream to which more is published each time that it was read to its end."""
+
+    def __init__(self, events: list[DomainEvent[Any]], later: list[list[DomainEvent[Any]]], batch: int) -> None:
+        super().__init__(events, batch)
+        self.later = later
+
+    async def batches(self, wanted: Any, *, until: int) -> Any:
+        async for batch in super().batches(wanted, until=until):
+            yield batch
+        if self.later:
+            self.append(*self.later.pop(0))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HISTORY, st.lists(st.integers(0, 40), max_size=3), st.integers(1, 9), LIMITS)
+def test_what_is_published_meanwhile_is_in_the_views(
+    monkeypatch: pytest.MonkeyPatch, history: Any, cuts: list[int], batch: int, limits: RebuildLimits
+) -> None:
+    monkeypatch.setattr("refold.engine.rebuild._NEAR", 0)
+    events = events_of(history)
+    ends = sorted(min(cut, len(events)) for cut in cuts)
+    parts = [events[a:b] for a, b in zip([0, *ends], [*ends, len(events)], strict=True)]
+    source = GrowingSource(parts[0], [part for part in parts[1:] if part], batch)
+    results, totals, tags = asyncio.run(rebuilt(source, limits=limits, policy=ErrorPolicy.SKIP))
+    folded = events[: results[0].position]
+    # Where an event failed, the stream is read once more in the end, and what comes after that is left to the next.
+    assert results[0].position == len(events) or not results[0].complete
+    assert {key: shown(view) for key, view in totals.items()} == plain_totals(folded, quarantine=False)
+    assert {key: view.accounts for key, view in tags.items()} == plain_tags(folded)

@@ -31,7 +31,8 @@ class Progress:
     """How far a rebuild is.
 
     Attributes:
-        phase: ``reading``, ``repairing`` (folding views of failed events again), ``writing`` or ``publishing``.
+        phase: ``reading``, ``writing``, ``catching up`` (with what was published meanwhile), ``repairing`` (folding views of failed
+            events again) or ``publishing``.
         projections: names of what is rebuilt.
         events: messages read so far in this phase.
         position: stream sequence reached.

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, Final
 
 from refold.cells import refusals
 from refold.engine.dispatch import Dispatcher
@@ -21,7 +21,7 @@ from refold.engine.letters import letter_of
 from refold.engine.outcome import Progress, ProgressHook, RebuildLimits, RebuildResult
 from refold.engine.policy import ErrorPolicies, ErrorPolicy
 from refold.engine.projector import Projector
-from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused
+from refold.errors import HandlerError, RebuildError, RebuildHalted, RowRefused, StreamReplaced
 from refold.filters import EventFilter
 from refold.ports import Codec, EventSource, GenerationWriter, RawBatch, StreamState, ViewStore, anchor_of
 from refold.subjects import SubjectScheme
@@ -30,6 +30,11 @@ from refold.view import Row
 __all__ = ["Rebuild"]
 
 log = logging.getLogger(__name__)
+
+_NEAR: Final = 500
+"""Messages by which new views may be behind the stream when they are put in place."""
+_ROUNDS: Final = 20
+"""How often a rebuild reads on to come near."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,9 +159,10 @@ class _Pass:
                 )
                 builds.append(_Build(projector, fold, writer))
             try:
-                events = await self._read(builds, "reading")
+                events = await self._read(builds, "reading", self._wanted)
                 for build in builds:
                     await self._write(build)
+                events += await self._catch_up(builds)
                 await self._repair(builds)
             except HandlerError as error:
                 raise RebuildHalted(
@@ -166,14 +172,37 @@ class _Pass:
 
     # -- Reading -----------------------------------------------------------------------------------------------------
 
-    async def _read(self, builds: Sequence[_Build], phase: str) -> int:
-        """Folds the whole stream; how many messages there were."""
+    async def _catch_up(self, builds: Sequence[_Build]) -> int:
+        """Folds what was published meanwhile, until that is little; how many messages there were.
+
+        Readers who saw a position in the views that the new ones replace shall find it in these, but for the last moments.
+        """
+        events = 0
+        for _ in range(_ROUNDS):
+            state, last = await self._parts.source.state(), self._state.last
+            if state.created != self._state.created:
+                raise StreamReplaced(f"stream {state.name!r} was made anew while it was read: rebuild again")
+            begun = self._anchor is not None or self._wanted.start_time is None  # else its start may be yet to come
+            if state.last - last <= _NEAR or not begun:
+                break
+            self._state = dataclasses.replace(self._state, last=state.last)
+            start = max(last + 1, self._wanted.start_position or 1)
+            for build in builds:
+                build.fold.spilled = True  # all that was folded is in the database
+            wanted = dataclasses.replace(self._wanted, start_time=None, start_position=start)
+            events += await self._read(builds, "catching up", wanted)
+            for build in builds:
+                await self._write(build)
+        return events
+
+    async def _read(self, builds: Sequence[_Build], phase: str, wanted: EventFilter) -> int:
+        """Folds messages up to the head; how many there were."""
         folds = [build.fold for build in builds]
         dispatcher = Dispatcher(folds, self._parts.codec, self._parts.scheme)
         head = self._state.last
         events, began = 0, time.perf_counter()
         most = self._parts.limits.packed_bytes // max(1, len(builds))
-        async with aclosing(self._parts.source.batches(self._wanted, until=head)) as batches:
+        async with aclosing(self._parts.source.batches(wanted, until=head)) as batches:
             async for batch in batches:
                 dispatcher.apply(batch)
                 if len(batch):
@@ -298,7 +327,7 @@ class _Pass:
                 again.append((build, build.of(careful), build.of(fast)))
         if not again:
             return
-        await self._read([one for _, *both in again for one in both], "repairing")
+        await self._read([one for _, *both in again for one in both], "repairing", self._wanted)
         for build, careful_build, fast_build in again:
             await self._write(careful_build)
             fold, careful = build.fold, careful_build.fold
