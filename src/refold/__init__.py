@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refold.app import App
+from refold.app import App, ViewsAt
 from refold.beside import alongside
 from refold.clock import AlarmClock, Clock, SystemClock
 from refold.codecs import CloudEventsCodec, GoCodec, JsonCodec
@@ -129,6 +129,7 @@ __all__ = [
     "View",
     "ViewRepository",
     "ViewStore",
+    "ViewsAt",
     "Wanted",
     "alongside",
     "event",

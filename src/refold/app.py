@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from refold.container import Container
@@ -24,9 +24,38 @@ from refold.jetstream.head import JetStreamHead
 from refold.ports import Checkpoint, PublishAck, Snapshot, ViewRepository, Wanted
 from refold.view import View
 
-__all__ = ["App"]
+__all__ = ["App", "ViewsAt"]
 
 V = TypeVar("V", bound=View)
+
+
+class ViewsAt:
+    """Views of several projections as they are at one position; see `App.read_at`.
+
+    Args:
+        app: where the projectors are registered.
+        snapshot: what is read.
+    """
+
+    def __init__(self, app: App, snapshot: Snapshot) -> None:
+        self._app = app
+        self._snapshot = snapshot
+
+    @property
+    def position(self) -> int:
+        """The position that all of them include."""
+        return max(self._snapshot.positions.values())
+
+    def views(self, which: type[Projector[V]]) -> ViewRepository[V]:
+        """The views of one of the projections, for reading.
+
+        Raises:
+            ConfigurationError: it is not registered.
+            StoreError: it is none of those that were named.
+        """
+        spec = self._app.projector(which).spec
+        repository: ViewRepository[V] = self._snapshot.repository(spec.schema, spec.name)
+        return repository
 
 
 class App(Container):
@@ -201,9 +230,10 @@ class App(Container):
         """
         await wait_for(self.store, self.name, self._names(which), position, timeout=timeout)
 
-    def read_at(
+    @asynccontextmanager
+    async def read_at(
         self, *which: str | type[Projector[Any]], position: int = 0, timeout: float = 10.0
-    ) -> AbstractAsyncContextManager[Snapshot]:
+    ) -> AsyncIterator[ViewsAt]:
         """Views of several projections as they are at one and the same position: ``async with app.read_at(A, B) as at:``.
 
         Args:
@@ -214,7 +244,8 @@ class App(Container):
         Raises:
             WaitTimeout: they did not get there, or did not stand at one position.
         """
-        return read_at(self.store, self.name, self._names(which), position, timeout=timeout)
+        async with read_at(self.store, self.name, self._names(which), position, timeout=timeout) as snapshot:
+            yield ViewsAt(self, snapshot)
 
     # -- Managing ----------------------------------------------------------------------------------------------------
 
