@@ -358,3 +358,13 @@ async def test_nothing_grows_from_batch_to_batch() -> None:
         for _ in range(3):
             last = await some()
         assert last <= first + 10
+
+
+async def test_a_batch_holds_so_many_bytes_of_messages() -> None:
+    async with Lab(("a", Added(1)), batch=1) as lab:
+        process = lab.start(Totals, limits=LiveLimits(batch_bytes=1_000, behind=0, batch_seconds=60.0))
+        await lab.reach()
+        lab.publish(*[("a", Noted("x" * 400)) for _ in range(20)])
+        await lab.reach()
+        assert max(batch.events for batch in process.batches()) <= 3
+        await lab.check_totals()

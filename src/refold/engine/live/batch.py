@@ -20,6 +20,7 @@ class Batch:
         last: the position after it.
         parts: the messages.
         count: how many there are.
+        size: about how many bytes they have, by the first and the last of each part.
         pending: how many the stream had after the last one.
         began: when the first came, by `time.monotonic`; None while there is none.
     """
@@ -28,7 +29,7 @@ class Batch:
         self.old = old
         self.last = old
         self.parts: list[RawBatch] = []
-        self.count = 0
+        self.count = self.size = 0
         self.pending = 0
         self.began: float | None = None
 
@@ -41,6 +42,7 @@ class Batch:
         if len(part):
             self.parts.append(part)
             self.count += len(part)
+            self.size += len(part) * (len(part.messages[0][5]) + len(part.messages[-1][5])) // 2
 
     @property
     def moved(self) -> bool:

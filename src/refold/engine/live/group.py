@@ -56,17 +56,19 @@ class LiveLimits:
 
     Attributes:
         batch_events: most messages of a batch.
+        batch_bytes: about how many bytes of messages a batch may hold: they are kept until it is committed.
         batch_seconds: how long a batch may grow while the stream has more.
         behind: with more messages than this to come, a batch goes on growing.
         idle_seconds: how often a checkpoint moves at most when nothing but the position has changed.
         hot_views: views that are kept, shared among the projections; about twice as many at the most.
     """
 
-    batch_events: int = 250_000
-    batch_seconds: float = 2.0
+    batch_events: int = 500_000
+    batch_bytes: int = 192 * 2**20
+    batch_seconds: float = 3.0
     behind: int = 1_000
     idle_seconds: float = 0.25
-    hot_views: int = 150_000
+    hot_views: int = 500_000
 
 
 class Group:
@@ -233,7 +235,8 @@ class Group:
         batch, limits = self._batch, self._limits
         if not batch.moved:
             return False
-        if batch.count >= limits.batch_events or any(member.is_crowded for member in self.members):
+        is_large = batch.count >= limits.batch_events or batch.size >= limits.batch_bytes
+        if is_large or any(member.is_crowded for member in self.members):
             return True
         if self._committing is not None:
             return False
