@@ -174,3 +174,26 @@ async def test_a_stream_that_does_not_exist(
             await one.rebuild()
         with pytest.raises(StreamNotFound):
             await one.publisher.publish("order", "1", [Placed()])
+
+
+async def test_closing_that_is_cancelled_leaves_no_socket_open(
+    nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = asyncio.Event()
+
+    async def never(self: object, *_: object) -> None:
+        closing.set()
+        await asyncio.Event().wait()
+
+    async def use() -> None:
+        async with connected(NatsSettings(url=nats.url, name="t")) as client:
+            transports.append(client._transport._io_writer.transport)  # type: ignore[attr-defined]
+            monkeypatch.setattr(type(client), "flush", never)
+
+    transports: list[asyncio.BaseTransport] = []
+    using = asyncio.create_task(use())
+    await closing.wait()
+    using.cancel()
+    await asyncio.gather(using, return_exceptions=True)
+    assert transports[0].is_closing()
+    await asyncio.sleep(0.05)

@@ -101,15 +101,19 @@ class NatsConnection(Client):
         """Sends what is on its way, then closes; waits for a silent server a few seconds at most, and never raises."""
         if self._flush_queue is None:  # it refused its arguments: there is nothing to close, and it would complain
             return
-        with suppress(OSError, nats.errors.Error):
-            if self.is_connected and not self.deaf:
+        is_closed = False
+        try:
+            with suppress(OSError, nats.errors.Error):
+                if self.is_connected and not self.deaf:
+                    async with asyncio.timeout(_LAST_WORDS):
+                        await self.flush()
+            with suppress(OSError, nats.errors.Error):
                 async with asyncio.timeout(_LAST_WORDS):
-                    await self.flush()
-        with suppress(OSError, nats.errors.Error):
-            async with asyncio.timeout(_LAST_WORDS):
-                await self.close()
-                return
-        self._hang_up()
+                    await self.close()
+                    is_closed = True
+        finally:
+            if not is_closed:  # cancelled meanwhile, perhaps
+                self._hang_up()
 
     def _hang_up(self) -> None:
         """Ends the connection without a goodbye: under TLS, both the encrypted one and that which carries it."""
