@@ -20,7 +20,7 @@ from refold.ports import LetterKind
 from servers import free_port, run
 
 
-@pytest.fixture(params=["sqlite_url", "postgres_url"])
+@pytest.fixture(params=["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.soak)])
 def shell(request: pytest.FixtureRequest, nats: EmbeddedNats, stream_name: str, tmp_path: Path) -> Shell:
     return Shell(
         tmp_path,
